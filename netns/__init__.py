@@ -1,0 +1,1 @@
+"""Network namespaces and topologies for traffic through a packet policy."""
