@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: ((GPL-2.0 WITH Linux-syscall-note) OR MIT) */
+/*
+ * The generic netlink family "lunatik": create, list, resume and stop runtimes.
+ * lunatik.yaml beside this file describes the same family for YNL.
+ */
+#ifndef _UAPI_LUNATIK_H
+#define _UAPI_LUNATIK_H
+
+#define LUNATIK_GENL_NAME	"lunatik"
+#define LUNATIK_GENL_VERSION	1
+
+/**
+ * enum lunatik_cmd - requests, and the replies that carry the same number
+ * @LUNATIK_CMD_INFO_GET: what is loaded; needs no privilege
+ * @LUNATIK_CMD_CREATE: run a script's body once and arm its hooks
+ * @LUNATIK_CMD_RUNTIME_GET: one runtime by id, or a dump of all
+ * @LUNATIK_CMD_RESUME: pass values to a script that yielded
+ * @LUNATIK_CMD_STOP: unregister the hooks, close the state, free every byte
+ *
+ * All but INFO_GET need CAP_SYS_ADMIN in the initial user namespace, because a
+ * script acts with the kernel's rights.
+ */
+enum lunatik_cmd {
+	LUNATIK_CMD_UNSPEC,
+	LUNATIK_CMD_INFO_GET,
+	LUNATIK_CMD_CREATE,
+	LUNATIK_CMD_RUNTIME_GET,
+	LUNATIK_CMD_RESUME,
+	LUNATIK_CMD_STOP,
+	__LUNATIK_CMD_MAX
+};
+#define LUNATIK_CMD_MAX (__LUNATIK_CMD_MAX - 1)
+
+/**
+ * enum lunatik_state - where a runtime stands in its life
+ * @LUNATIK_STATE_CREATING: the body is running for the first time
+ * @LUNATIK_STATE_YIELDED: the body has yielded; a resume continues it
+ * @LUNATIK_STATE_FINISHED: the body has returned; armed hooks stay in force
+ * @LUNATIK_STATE_FAILED: a resume ended in an error; armed hooks stay in force
+ * @LUNATIK_STATE_RUNNING: a resume is running
+ * @LUNATIK_STATE_STOPPED: closed; seen only by whoever still holds a reference
+ */
+enum lunatik_state {
+	LUNATIK_STATE_CREATING,
+	LUNATIK_STATE_YIELDED,
+	LUNATIK_STATE_FINISHED,
+	LUNATIK_STATE_FAILED,
+	LUNATIK_STATE_RUNNING,
+	LUNATIK_STATE_STOPPED,
+};
+
+/**
+ * enum lunatik_attr - attributes of every message
+ * @LUNATIK_A_ID: u32, a runtime's number, never used twice
+ * @LUNATIK_A_NAME: string, the script's name below the Lua root, or the name
+ *	that messages give to @LUNATIK_A_SOURCE
+ * @LUNATIK_A_SOURCE: binary, the script's text; the script is not looked up
+ * @LUNATIK_A_SLEEP: u8, 1 (default) for a sleepable runtime, 0 for one whose
+ *	hooks run in atomic context
+ * @LUNATIK_A_NETNS_FD: u32, file descriptor of the network namespace the
+ *	runtime lives in (default: the caller's)
+ * @LUNATIK_A_NETNS_INO: u32, inode number of that namespace, 0 once it is gone
+ * @LUNATIK_A_STATE: u32, enum lunatik_state
+ * @LUNATIK_A_VALUES: nest of @LUNATIK_A_VALUE: arguments, or results
+ * @LUNATIK_A_VALUE: nest of one enum lunatik_value_attr
+ * @LUNATIK_A_MEMORY: u64, bytes the Lua state holds now
+ * @LUNATIK_A_MEMORY_LIMIT: u64, bytes it may hold
+ * @LUNATIK_A_BUDGET: u64, Lua instructions a call from atomic context may run
+ * @LUNATIK_A_HOOKS: u32, hooks registered
+ * @LUNATIK_A_CALLS: u64, callbacks run
+ * @LUNATIK_A_ERRORS: u64, callbacks that failed
+ * @LUNATIK_A_LAST_ERROR: string, message of the latest failure
+ * @LUNATIK_A_VERSION: string, version of the module
+ * @LUNATIK_A_LUA_VERSION: string, release of the Lua core
+ * @LUNATIK_A_LUA_ROOT: string, directory that scripts are looked up in
+ * @LUNATIK_A_RUNTIMES: u32, runtimes alive
+ * @LUNATIK_A_PAD: alignment of u64
+ */
+enum lunatik_attr {
+	LUNATIK_A_UNSPEC,
+	LUNATIK_A_ID,
+	LUNATIK_A_NAME,
+	LUNATIK_A_SOURCE,
+	LUNATIK_A_SLEEP,
+	LUNATIK_A_NETNS_FD,
+	LUNATIK_A_NETNS_INO,
+	LUNATIK_A_STATE,
+	LUNATIK_A_VALUES,
+	LUNATIK_A_VALUE,
+	LUNATIK_A_MEMORY,
+	LUNATIK_A_MEMORY_LIMIT,
+	LUNATIK_A_BUDGET,
+	LUNATIK_A_HOOKS,
+	LUNATIK_A_CALLS,
+	LUNATIK_A_ERRORS,
+	LUNATIK_A_LAST_ERROR,
+	LUNATIK_A_VERSION,
+	LUNATIK_A_LUA_VERSION,
+	LUNATIK_A_LUA_ROOT,
+	LUNATIK_A_RUNTIMES,
+	LUNATIK_A_PAD,
+	__LUNATIK_A_MAX
+};
+#define LUNATIK_A_MAX (__LUNATIK_A_MAX - 1)
+
+/**
+ * enum lunatik_value_attr - one Lua value
+ * @LUNATIK_V_NIL: flag
+ * @LUNATIK_V_BOOLEAN: u8, 0 or 1
+ * @LUNATIK_V_INTEGER: s64
+ * @LUNATIK_V_STRING: binary, any bytes, may be empty
+ * @LUNATIK_V_PAD: alignment of s64
+ */
+enum lunatik_value_attr {
+	LUNATIK_V_UNSPEC,
+	LUNATIK_V_NIL,
+	LUNATIK_V_BOOLEAN,
+	LUNATIK_V_INTEGER,
+	LUNATIK_V_STRING,
+	LUNATIK_V_PAD,
+	__LUNATIK_V_MAX
+};
+#define LUNATIK_V_MAX (__LUNATIK_V_MAX - 1)
+
+#endif /* _UAPI_LUNATIK_H */
