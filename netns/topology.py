@@ -1,0 +1,301 @@
+"""Topologies: hosts in a row, each a network namespace, joined by veth pairs.
+
+    with Topology.router() as topology:
+        print(topology.drawing())
+        topology["client"].run(["ping", "-c1", topology["server"].address()])
+
+Links are quiet, so that every packet in a capture is somebody's: static neighbours
+(no ARP, no neighbour discovery), no duplicate address detection, no router
+solicitations, no link-local addresses, and set-up ends only when the multicast
+listener reports, which the kernel insists on, have been sent.
+
+Sources: veth(4), ip-sysctl (Documentation/networking/ip-sysctl.rst, Linux 6.12).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bridge.errors import BridgeError, TopologyError
+from netns import namespace, offload, owner
+from netns.host import Host
+from netns.plan import PREFIX_LENGTHS, Plan, chain, drawing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType, TracebackType
+    from typing import Self
+
+    from netns.plan import Interface, Link
+
+_IFA_F_NODAD = 0x02
+_QUIET_DEADLINE_S = 30.0
+
+# Written in each namespace before it has links. "?" marks what older kernels, or
+# kernels that keep the setting global, lack.
+_SYSCTLS = {
+    "ipv6/conf/all/accept_dad": "0",
+    "ipv6/conf/default/accept_dad": "0",
+    "ipv6/conf/default/dad_transmits": "0",
+    "ipv6/conf/default/accept_ra": "0",
+    "ipv6/conf/default/router_solicitations": "0",
+    "ipv6/conf/default/addr_gen_mode": "1",  # no link-local address
+    "ipv6/conf/default/mldv1_unsolicited_report_interval": "1",
+    "ipv6/conf/default/mldv2_unsolicited_report_interval": "1",
+    "ipv6/mld_qrv?": "1",  # report a joined group once, not twice
+    "ipv6/auto_flowlabels": "0",
+    "ipv6/icmp/ratelimit": "0",
+    "ipv4/icmp_ratelimit": "0",
+    "ipv4/conf/all/rp_filter": "0",
+    "ipv4/conf/default/rp_filter": "0",
+    "ipv4/conf/all/send_redirects": "0",
+    "ipv4/conf/default/send_redirects": "0",
+}
+_ROUTER_SYSCTLS = {"ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1"}
+
+
+class Topology:
+    """Hosts in a row, built all or nothing when entered, gone when left.
+
+    ``topology["client"]`` is a host; iteration goes from client to server. Leaving by
+    exception, Ctrl-C or SIGTERM removes everything; what a killed process leaves is
+    removed by ``netns.clean_leftovers``.
+    """
+
+    def __init__(self, plan: Plan, *, static_neighbours: bool = True) -> None:
+        """Prepare; nothing is built yet. Without static neighbours the hosts use ARP and ND."""
+        self.plan = plan
+        self.static_neighbours = static_neighbours
+        self._hosts: dict[str, Host] = {}
+        self._stack = ExitStack()
+
+    @classmethod
+    def pair(cls, *, static_neighbours: bool = True) -> Self:
+        """Two hosts, client and server, on one link."""
+        return cls(chain("client", "server"), static_neighbours=static_neighbours)
+
+    @classmethod
+    def router(cls, *, static_neighbours: bool = True) -> Self:
+        """A client and a server with a router, which forwards, between them."""
+        return cls(chain("client", "router", "server"), static_neighbours=static_neighbours)
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            stack.enter_context(_termination_unwinds())
+            run = owner.claim()
+            # Registered before anything is made: removal goes by prefix, so a signal
+            # between making a namespace and noting it leaves nothing either.
+            stack.callback(_remove, run, self._hosts)
+            self._build(run)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def __getitem__(self, name: str) -> Host:
+        """The host of that name; raises TopologyError for any other."""
+        try:
+            return self._hosts[name]
+        except KeyError:
+            known = ", ".join(self._hosts) or "none: the topology is not entered"
+            raise TopologyError(f"no host {name!r} in this topology (hosts: {known})") from None
+
+    def __iter__(self) -> Iterator[Host]:
+        return iter(self._hosts.values())
+
+    def __len__(self) -> int:
+        return len(self._hosts)
+
+    @property
+    def client(self) -> Host:
+        """The first host of the chain."""
+        return self[self.plan.hosts[0]]
+
+    @property
+    def server(self) -> Host:
+        """The last host of the chain."""
+        return self[self.plan.hosts[-1]]
+
+    def drawing(self) -> str:
+        """Draw the hosts, links and addresses as text; see ``netns.plan.drawing``."""
+        return drawing(self.plan)
+
+    def _build(self, run: owner.Run) -> None:
+        try:
+            for name in self.plan.hosts:
+                self._make_host(name, f"{run.prefix}{name}")
+            for link in self.plan.links:
+                self._join(link)
+            for host in self:
+                self._configure(host)
+            for host in self:
+                _wait_until_quiet(host)
+        except BridgeError:
+            raise
+        except Exception as error:
+            raise TopologyError(f"cannot build the topology: {error}") from error
+
+    def _make_host(self, name: str, netns_name: str) -> None:
+        path = namespace.create(netns_name)
+        settings = dict(_SYSCTLS)
+        if self.plan.is_router(name):
+            settings.update(_ROUTER_SYSCTLS)
+        with namespace.entered(path):
+            _write_sysctls(settings)
+        self._hosts[name] = Host(name, netns_name, self.plan.interfaces(name))
+
+    def _join(self, link: Link) -> None:
+        """Make the veth pair inside the left host, its other end inside the right."""
+        left, right = self.plan.hosts[link.number : link.number + 2]
+        target = os.open(self[right].path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            with _netlink(self[left]) as netlink:
+                netlink.link(
+                    "add",
+                    kind="veth",
+                    ifname=link.left.name,
+                    address=link.left.mac,
+                    peer={
+                        "ifname": link.right.name,
+                        "address": link.right.mac,
+                        "net_ns_fd": target,
+                    },
+                )
+        finally:
+            os.close(target)
+
+    def _configure(self, host: Host) -> None:
+        with host.entered():
+            for interface in host.interfaces:
+                offload.switch_off(interface.name)
+        with _netlink(host) as netlink:
+            netlink.link("set", index=1, state="up")  # lo is 1 in every namespace
+            for interface in host.interfaces:
+                self._configure_interface(netlink, interface)
+            for version in (4, 6):
+                self._add_routes(netlink, host, version)
+
+    def _configure_interface(self, netlink: Any, interface: Interface) -> None:
+        (index,) = netlink.link_lookup(ifname=interface.name)
+        for address, version in ((interface.ipv4, 4), (interface.ipv6, 6)):
+            netlink.addr(
+                "add",
+                index=index,
+                address=address,
+                prefixlen=PREFIX_LENGTHS[version],
+                flags=_IFA_F_NODAD if version == 6 else 0,
+            )
+        netlink.link("set", index=index, state="up")
+        if self.static_neighbours:
+            self._add_neighbours(netlink, interface, index)
+
+    def _add_neighbours(self, netlink: Any, interface: Interface, index: int) -> None:
+        for link in self.plan.links:
+            ends = (link.left, link.right)
+            if interface in ends:
+                peer = ends[1 - ends.index(interface)]
+                for address in (peer.ipv4, peer.ipv6):
+                    netlink.neigh(
+                        "add", dst=address, lladdr=peer.mac, ifindex=index, state="permanent"
+                    )
+
+    def _add_routes(self, netlink: Any, host: Host, version: Any) -> None:
+        """Route to each network further along the chain by the next host that way."""
+        left, right = self.plan.left_of(host.name), self.plan.right_of(host.name)
+        for link in self.plan.links:
+            if right is not None and link.number > right.number:
+                gateway = right.right.address(version)
+            elif left is not None and link.number < left.number:
+                gateway = left.left.address(version)
+            else:
+                continue
+            netlink.route("add", dst=link.network(version), gateway=gateway)
+
+
+def _remove(run: owner.Run, hosts: dict[str, Host]) -> None:
+    """Take everything down; a second Ctrl-C waits until that is done."""
+    if os.getpid() != run.owner_pid:
+        return
+    interrupts = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, interrupts)
+    try:
+        for host in hosts.values():
+            host.close()
+        hosts.clear()
+        run.release()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _termination_unwinds() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP unwind the stack, as Ctrl-C does, where nobody handles them.
+
+    Only the main thread may set handlers; elsewhere the signals keep their meaning.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    changed = []
+    try:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) == signal.SIG_DFL:
+                signal.signal(number, _exit_by_signal)
+                changed.append(number)
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _exit_by_signal(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+@contextmanager
+def _netlink(host: Host) -> Iterator[Any]:
+    """Open a route netlink socket inside the host.
+
+    The socket is made in the entered namespace, which works alike in every release of
+    pyroute2; only 0.9 and later take a namespace as an argument.
+    """
+    from pyroute2 import IPRoute  # it takes a tenth of a second: only when needed
+
+    with host.entered():
+        netlink = IPRoute()
+    with netlink:
+        yield netlink
+
+
+def _write_sysctls(settings: dict[str, str]) -> None:
+    for key, value in settings.items():
+        path = Path("/proc/sys/net", key.rstrip("?"))
+        with suppress(FileNotFoundError) if key.endswith("?") else ExitStack():
+            path.write_text(value)
+
+
+def _wait_until_quiet(host: Host) -> None:
+    """Wait until the kernel has sent the reports for the groups that were joined."""
+    deadline = time.monotonic() + _QUIET_DEADLINE_S
+    with host.entered():
+        for interface in host.interfaces:
+            while not _has_reported(interface.name):
+                if time.monotonic() > deadline:
+                    raise TopologyError(f"{host.name} {interface.name} does not come up")
+                time.sleep(0.001)
+
+
+def _has_reported(interface: str) -> bool:
+    return True
