@@ -1,0 +1,91 @@
+"""The command line: a registry of verbs, and the one place that reports errors.
+
+Each verb lives in a module that is imported only when the verb is used, because
+the same command line runs inside the guest, where every import costs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from bridge import __version__
+from bridge.errors import BridgeError
+
+# Verb, module and attribute that hold its click command, one line for --help.
+VERBS: dict[str, tuple[str, str]] = {
+    "lab": ("bridge.lab.commands:lab", "Run throw-away virtual machines and commands in them."),
+    "doctor": ("bridge.maintenance:doctor", "Try everything the bridge needs of this machine."),
+    "clean": ("bridge.maintenance:clean", "Remove what killed runs left behind."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the verbs."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the verb's module and return its command."""
+        if cmd_name not in VERBS:
+            return None
+        module, _, attribute = VERBS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the verbs for --help without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(verb, text) for verb, (_, text) in VERBS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="lunabridge")
+def cli() -> None:
+    """Write, test and show packet policies in Lua, running in a real kernel."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its status."""
+    sys.exit(run(argv))
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit status (see bridge/errors.py)."""
+    try:
+        status = cli.main(argv, prog_name="lunabridge", standalone_mode=False)
+    except click.exceptions.Exit as leave:
+        return leave.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except BridgeError as error:
+        report(error)
+        return error.exit_status
+    except BrokenPipeError:
+        # Whoever read our output has left; Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return status if isinstance(status, int) else 0
+
+
+def report(error: BridgeError) -> None:
+    """Say on standard error what is wrong, where it shows, and what cures it."""
+    console = getattr(error, "console", "")
+    if console:
+        click.echo("--- the guest's console, its last lines", err=True)
+        click.echo(console, err=True)
+        click.echo("---", err=True)
+    click.echo(f"lunabridge: {error}", err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""The guest's console: an open file that is shown only when something failed."""
+
+from __future__ import annotations
+
+import os
+import re
+
+_TAIL_BYTES = 16384
+_PANIC = re.compile(r"Kernel panic - not syncing: (.*)")
+
+
+class Console:
+    """What the guest printed; ``fd`` is a file QEMU appends to."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    @classmethod
+    def in_memory(cls) -> Console:
+        """Return a console without a file, gone with the last process that has it."""
+        return cls(os.memfd_create("lab-console", os.MFD_CLOEXEC))
+
+    @property
+    def size_bytes(self) -> int:
+        """Return how much was printed so far."""
+        return os.fstat(self.fd).st_size
+
+    def tail(self, lines: int = 40) -> str:
+        """Return the last lines."""
+        start = max(0, self.size_bytes - _TAIL_BYTES)
+        text = os.pread(self.fd, _TAIL_BYTES, start).decode(errors="replace")
+        return "\n".join(text.replace("\r", "").rstrip().splitlines()[-lines:])
+
+    def cause_of_death(self) -> str:
+        """Return what ended the guest, in a few words."""
+        found = _PANIC.findall(self.tail(lines=400))
+        return f"kernel panic: {found[-1].strip()}" if found else "it powered off or was killed"
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        os.close(self.fd)

@@ -1,0 +1,163 @@
+"""The first user space: busybox, a few kernel modules, init and the agent.
+
+A cpio archive in the `newc` format (Documentation/driver-api/early-userspace/
+buffer-format.rst), written without time stamps so that equal input gives equal
+bytes. It is cached under the hash of its content's sources.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import lzma
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bridge.errors import LabError
+from bridge.lab.image import Image
+from bridge.lab.recipe import Recipe
+
+_HERE = Path(__file__).parent
+INIT = _HERE / "guest/init.sh"
+AGENT = _HERE / "agent.py"
+_DIRECTORIES = ("bin", "dev", "lower", "modules", "root", "rw")
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    name: str
+    mode: int
+    content: bytes = b""
+
+
+def build(image: Image, recipe: Recipe, modules: Path | None = None) -> Path:
+    """Return the initramfs for ``image``, making it where it is not cached.
+
+    ``modules`` is another kernel's module directory; a boot module it does not
+    have is taken to be built into that kernel.
+    """
+    directory = modules or image.modules
+    path = image.directory / f"initramfs-{_key(recipe, directory)}.cpio"
+    if path.exists():
+        return path
+    content = b"".join(_archive(_entries(image, recipe, directory)))
+    with tempfile.NamedTemporaryFile(dir=image.directory, prefix=".initramfs-") as partial:
+        partial.write(content)
+        partial.flush()
+        # A hard link, so that a killed build leaves no half-written archive.
+        scratch = Path(f"{partial.name}.whole")
+        os.link(partial.name, scratch)
+        scratch.replace(path)
+    return path
+
+
+def agent_key() -> str:
+    """Return a hash of the agent and of init: what the guest side is made of."""
+    return hashlib.sha256(INIT.read_bytes() + b"\0" + AGENT.read_bytes()).hexdigest()[:12]
+
+
+def _key(recipe: Recipe, modules: Path) -> str:
+    seed = f"{agent_key()} {recipe.key} {modules} {Path(__file__).read_text()}"
+    return hashlib.sha256(seed.encode()).hexdigest()[:12]
+
+
+def _entries(image: Image, recipe: Recipe, modules: Path) -> Iterator[_Entry]:
+    for name in _DIRECTORIES:
+        yield _Entry(name, 0o040755)
+    busybox = (image.sysroot / "usr/bin/busybox").read_bytes()
+    yield _Entry("bin/busybox", 0o100755, busybox)
+    for applet in ("sh", *_applets()):
+        yield _Entry(f"bin/{applet}", 0o120777, b"busybox")
+    yield _Entry("init", 0o100755, INIT.read_bytes())
+    yield _Entry("agent.pyc", 0o100644, _compile_agent(image))
+    for number, path in enumerate(boot_modules(modules, recipe.boot_modules)):
+        name = f"modules/{number:02}-{path.name.partition('.')[0]}.ko"
+        yield _Entry(name, 0o100644, _decompress(path))
+
+
+def _applets() -> list[str]:
+    """Commands that init uses; busybox finds its applet by the name it is called."""
+    return ["chmod", "cp", "ifconfig", "insmod", "ln", "mkdir", "mount", "poweroff",
+            "switch_root", "uname"]  # fmt: skip
+
+
+def _compile_agent(image: Image) -> bytes:
+    """Compile the agent by the guest's own Python, which saves the guest the work."""
+    compiler = (
+        "import sys, marshal, importlib.util as u\n"
+        "code = compile(sys.stdin.buffer.read(), 'agent.py', 'exec')\n"
+        "header = u.MAGIC_NUMBER + bytes(12)\n"
+        "sys.stdout.buffer.write(header + marshal.dumps(code))\n"
+    )
+    argv = [*chroot_argv(image.sysroot), "/usr/bin/python3", "-I", "-c", compiler]
+    done = subprocess.run(argv, input=AGENT.read_bytes(), capture_output=True, check=False)
+    if done.returncode != 0:
+        raise LabError(f"compiling the agent failed: {done.stderr.decode()}")
+    return done.stdout
+
+
+def chroot_argv(sysroot: Path) -> list[str]:
+    """Return the command prefix that runs a program inside ``sysroot``."""
+    chroot = shutil.which("chroot") or "/usr/sbin/chroot"
+    if os.geteuid() == 0:
+        return [chroot, str(sysroot)]
+    return ["unshare", "--map-root-user", "--mount", chroot, str(sysroot)]
+
+
+def boot_modules(directory: Path, wanted: Iterable[str]) -> list[Path]:
+    """Return the files of ``wanted`` modules after those they depend on.
+
+    ``directory`` is a /lib/modules/RELEASE with its modules.dep. Modules it does
+    not list are built into the kernel.
+    """
+    depends = _read_depends(directory)
+    ordered: dict[Path, None] = {}
+
+    def add(path: str) -> None:
+        for dependency in depends[path]:
+            add(dependency)
+        ordered.setdefault(directory / path)
+
+    by_name = {Path(path).name.partition(".")[0].replace("-", "_"): path for path in depends}
+    for name in wanted:
+        if name in by_name:
+            add(by_name[name])
+    return list(ordered)
+
+
+def _read_depends(directory: Path) -> dict[str, list[str]]:
+    listing = directory / "modules.dep"
+    if not listing.exists():
+        return {}
+    lines = (line.partition(":") for line in listing.read_text().splitlines())
+    return {path: rest.split() for path, _, rest in lines}
+
+
+def _decompress(path: Path) -> bytes:
+    content = path.read_bytes()
+    if path.suffix == ".xz":
+        return lzma.decompress(content)
+    if path.suffix == ".ko":
+        return content
+    raise LabError(f"{path.name}: unknown module compression")
+
+
+def _archive(entries: Iterable[_Entry]) -> Iterator[bytes]:
+    for inode, entry in enumerate(entries, start=1):
+        yield _record(entry, inode)
+    yield _record(_Entry("TRAILER!!!", 0), 0)
+
+
+def _record(entry: _Entry, inode: int) -> bytes:
+    name = entry.name.encode() + b"\0"
+    fields = [inode, entry.mode, 0, 0, 1, 0, len(entry.content), 0, 0, 0, 0, len(name), 0]
+    header = b"070701" + b"".join(b"%08X" % field for field in fields) + name
+    return _padded(header) + _padded(entry.content)
+
+
+def _padded(data: bytes) -> bytes:
+    return data + bytes(-len(data) % 4)

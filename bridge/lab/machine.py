@@ -1,0 +1,137 @@
+"""The virtual machine: its options, its command line, its process.
+
+The machine knows nothing of who started it. It is handed open descriptors for
+its ports and its console, so a one-shot lab needs no file at all, and a lab that
+stays up passes listening sockets instead of connected ones.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from bridge.errors import EnvironmentLacking
+
+PORTS = 8
+QEMU = "qemu-system-x86_64"
+Acceleration = Literal["auto", "kvm", "tcg"]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a lab's machine is like.
+
+    ``icount`` makes virtual time count executed instructions: one emulated CPU
+    whose costs repeat on any host. ``kernel`` is another uncompressed kernel to
+    boot, ``modules`` its /lib/modules/RELEASE directory, ``append`` further words
+    for the kernel's command line.
+    """
+
+    cpus: int = 2
+    memory_mib: int = 2048
+    icount: bool = False
+    acceleration: Acceleration = "auto"
+    suite: str = "trixie"
+    kernel: Path | None = None
+    modules: Path | None = None
+    append: tuple[str, ...] = ()
+    boot_timeout_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """The files a machine starts from; ``key`` names the guest side's version."""
+
+    kernel: Path
+    initramfs: Path
+    root: Path
+    key: str
+    modules: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """Descriptors handed to the machine; ``ports`` listen where ``listening``."""
+
+    ports: Sequence[int]
+    life: int
+    console: int
+    listening: bool = False
+
+    def all(self) -> list[int]:
+        """Return every descriptor."""
+        return [*self.ports, self.life, self.console]
+
+
+def start(options: Options, accelerator: str, boot: Boot, wiring: Wiring) -> subprocess.Popen[bytes]:
+    """Start QEMU; it dies with the calling thread's process.
+
+    Its complaints go to the console's descriptor. Raises EnvironmentLacking where
+    QEMU is missing. The kernel ties the death signal to the thread that forks
+    (prctl(2), PR_SET_PDEATHSIG), so from another thread than the main one the
+    guest's life line is the only tie.
+    """
+    if shutil.which(QEMU) is None:
+        raise EnvironmentLacking(
+            f"the lab needs {QEMU}, which is not installed",
+            cure="install the package qemu-system-x86 (make setup does)",
+        )
+    argv = command_line(options, accelerator, boot, wiring)
+    if threading.current_thread() is threading.main_thread() and shutil.which("setpriv"):
+        argv = ["setpriv", "--pdeathsig", "KILL", "--", *argv]
+    return subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=wiring.console,
+        stderr=wiring.console,
+        pass_fds=wiring.all(),
+        # Ctrl-C at the terminal is for the tool, which tells the guest.
+        start_new_session=True,
+    )
+
+
+def command_line(options: Options, accelerator: str, boot: Boot, wiring: Wiring) -> list[str]:
+    """Return QEMU's command line."""
+    argv = [QEMU, "-machine", "q35", "-nodefaults", "-no-user-config", "-no-reboot"]
+    argv += ["-display", "none", "-m", str(options.memory_mib)]
+    argv += _cpu_args(options, accelerator)
+    argv += ["-kernel", str(boot.kernel), "-initrd", str(boot.initramfs)]
+    argv += ["-append", " ".join(kernel_words(options, boot))]
+    for number, path in enumerate(filter(None, (boot.root, boot.modules))):
+        drive = f"if=none,id=disk{number},format=raw,readonly=on,file={_escape(path)}"
+        argv += ["-drive", drive, "-device", f"virtio-blk-pci,drive=disk{number}"]
+    console = f"file,id=console,append=on,path=/proc/self/fd/{wiring.console}"
+    argv += ["-chardev", console, "-serial", "chardev:console"]
+    argv += ["-device", "virtio-serial-pci"]
+    server = ",server=on,wait=off" if wiring.listening else ""
+    for number, fd in enumerate(wiring.ports):
+        argv += _port_args(f"lab.{number}", fd, server)
+    return argv + _port_args("lab.life", wiring.life, "")
+
+
+def kernel_words(options: Options, boot: Boot) -> list[str]:
+    """Return the kernel's command line; a crash of any kind ends the machine."""
+    words = ["console=ttyS0", "panic=-1", "oops=panic", "mitigations=off"]
+    return [*words, f"lab_key={boot.key}", *options.append]
+
+
+def _cpu_args(options: Options, accelerator: str) -> list[str]:
+    if options.icount:
+        return ["-accel", "tcg", "-icount", "shift=0,sleep=off", "-smp", "1"]
+    if accelerator == "kvm":
+        return ["-accel", "kvm", "-cpu", "host", "-smp", str(options.cpus)]
+    return ["-accel", "tcg,thread=multi", "-smp", str(options.cpus)]
+
+
+def _port_args(name: str, fd: int, server: str) -> list[str]:
+    chardev = f"socket,id={name},fd={fd}{server}"
+    return ["-chardev", chardev, "-device", f"virtserialport,chardev={name},name={name}"]
+
+
+def _escape(path: Path) -> str:
+    return str(path).replace(",", ",,")
