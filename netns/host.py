@@ -43,6 +43,11 @@ class Host:
         """The host's first IPv4 or IPv6 address."""
         return self.interfaces[0].address(version)
 
+    def index(self, interface: str) -> int:
+        """The kernel's number of one of this host's interfaces (if_nametoindex(3))."""
+        with self.entered():
+            return socket.if_nametoindex(interface)
+
     def entered(self) -> AbstractContextManager[None]:
         """Let the calling thread work inside the host; see ``netns.namespace.entered``."""
         return entered(self.path)

@@ -69,6 +69,15 @@ class Plan:
         ends = (left.right if left else None, right.left if right else None)
         return tuple(end for end in ends if end is not None)
 
+    def peer(self, interface: Interface) -> Interface:
+        """The interface at the other end of ``interface``'s link."""
+        for link in self.links:
+            if interface == link.left:
+                return link.right
+            if interface == link.right:
+                return link.left
+        raise ValueError(f"{interface} is not part of this plan")
+
     def is_router(self, host: str) -> bool:
         """Whether the host stands between others and so forwards."""
         return 0 < self.hosts.index(host) < len(self.hosts) - 1
@@ -114,28 +123,34 @@ def drawing(plan: Plan) -> str:
     """Draw the chain with names and addresses, for terminals and documents.
 
     >>> print(drawing(chain("client", "router", "server")))
-    ┌────────┐                             ┌────────┐                             ┌────────┐
-    │ client │ eth0                   eth0 │ router │ eth1                   eth0 │ server │
-    │        ├─────────────────────────────┤        ├─────────────────────────────┤        │
-    └────────┘ 192.0.2.1       192.0.2.254 └────────┘ 198.51.100.254 198.51.100.1 └────────┘
-               2001:db8:1::1 2001:db8:1::fe            2001:db8:2::fe 2001:db8:2::1
+    +--------+                               +--------+                               +--------+
+    | client | eth0                     eth0 | router | eth1                     eth0 | server |
+    |        |-------------------------------|        |-------------------------------|        |
+    +--------+ 192.0.2.1         192.0.2.254 +--------+ 198.51.100.254   198.51.100.1 +--------+
+               2001:db8:1::1  2001:db8:1::fe            2001:db8:2::fe  2001:db8:2::1
     """
     rows = ["", "", "", "", ""]
     for index, host in enumerate(plan.hosts):
         box = _box(host)
         rows = [row + part for row, part in zip(rows, box, strict=True)]
         if index < len(plan.links):
-            wire = _wire(plan.links[index], last=index + 1 == len(plan.hosts) - 1, first=not index)
+            wire = _wire(plan.links[index])
             rows = [row + part for row, part in zip(rows, wire, strict=True)]
     return "\n".join(row.rstrip() for row in rows)
 
 
 def _box(host: str) -> list[str]:
     bar = "-" * (len(host) + 2)
-    return [f"+{bar}+", f"| {host} |", f"| {' ' * len(host)} |", f"+{bar}+", " " * (len(bar) + 2)]
+    return [
+        f"+{bar}+",
+        f"| {host} |",
+        f"| {' ' * len(host)} |",
+        f"+{bar}+",
+        " " * (len(bar) + 2),
+    ]
 
 
-def _wire(link: Link, *, first: bool, last: bool) -> list[str]:
+def _wire(link: Link) -> list[str]:
     """The space between two boxes: interface names, the wire, both addresses."""
     pairs = [
         (link.left.name, link.right.name),

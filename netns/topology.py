@@ -5,9 +5,8 @@
         topology["client"].run(["ping", "-c1", topology["server"].address()])
 
 Links are quiet, so that every packet in a capture is somebody's: static neighbours
-(no ARP, no neighbour discovery), no duplicate address detection, no router
-solicitations, no link-local addresses, and set-up ends only when the multicast
-listener reports, which the kernel insists on, have been sent.
+(no ARP, no neighbour discovery, no multicast listener reports), no duplicate address
+detection, no router solicitations, no link-local addresses.
 
 Sources: veth(4), ip-sysctl (Documentation/networking/ip-sysctl.rst, Linux 6.12).
 """
@@ -34,8 +33,15 @@ if TYPE_CHECKING:
 
     from netns.plan import Interface, Link
 
-_IFA_F_NODAD = 0x02
-_QUIET_DEADLINE_S = 30.0
+_LOOPBACK = 1  # the index of lo in every namespace
+_IFF_UP = 0x1
+_IFF_NOARP = 0x80
+_IFF_MULTICAST = 0x1000
+# Both ends of a pair get the same number if the kernel chooses in fresh namespaces; it
+# then takes them for no pair, and needs a second to notice that the link is up
+# (net/core/link_watch.c, linkwatch_urgent_event).
+_FIRST_INDEX = 100
+_UP_DEADLINE_S = 60.0
 
 # Written in each namespace before it has links. "?" marks what older kernels, or
 # kernels that keep the setting global, lack.
@@ -46,9 +52,6 @@ _SYSCTLS = {
     "ipv6/conf/default/accept_ra": "0",
     "ipv6/conf/default/router_solicitations": "0",
     "ipv6/conf/default/addr_gen_mode": "1",  # no link-local address
-    "ipv6/conf/default/mldv1_unsolicited_report_interval": "1",
-    "ipv6/conf/default/mldv2_unsolicited_report_interval": "1",
-    "ipv6/mld_qrv?": "1",  # report a joined group once, not twice
     "ipv6/auto_flowlabels": "0",
     "ipv6/icmp/ratelimit": "0",
     "ipv4/icmp_ratelimit": "0",
@@ -138,10 +141,11 @@ class Topology:
                 self._make_host(name, f"{run.prefix}{name}")
             for link in self.plan.links:
                 self._join(link)
-            for host in self:
-                self._configure(host)
-            for host in self:
-                _wait_until_quiet(host)
+            # Each host finishes a phase before any starts the next: a link is up only
+            # when both its ends are.
+            for phase in (self._bring_up, _wait_until_up, self._add_routes):
+                for host in self:
+                    phase(host)
         except BridgeError:
             raise
         except Exception as error:
@@ -149,11 +153,8 @@ class Topology:
 
     def _make_host(self, name: str, netns_name: str) -> None:
         path = namespace.create(netns_name)
-        settings = dict(_SYSCTLS)
-        if self.plan.is_router(name):
-            settings.update(_ROUTER_SYSCTLS)
         with namespace.entered(path):
-            _write_sysctls(settings)
+            _write_sysctls(_SYSCTLS)
         self._hosts[name] = Host(name, netns_name, self.plan.interfaces(name))
 
     def _join(self, link: Link) -> None:
@@ -167,6 +168,7 @@ class Topology:
                     kind="veth",
                     ifname=link.left.name,
                     address=link.left.mac,
+                    index=_FIRST_INDEX + link.number,
                     peer={
                         "ifname": link.right.name,
                         "address": link.right.mac,
@@ -176,52 +178,53 @@ class Topology:
         finally:
             os.close(target)
 
-    def _configure(self, host: Host) -> None:
-        with host.entered():
-            for interface in host.interfaces:
-                offload.switch_off(interface.name)
+    def _bring_up(self, host: Host) -> None:
         with _netlink(host) as netlink:
-            netlink.link("set", index=1, state="up")  # lo is 1 in every namespace
+            netlink.link("set", index=_LOOPBACK, state="up")
             for interface in host.interfaces:
-                self._configure_interface(netlink, interface)
-            for version in (4, 6):
-                self._add_routes(netlink, host, version)
+                index = host.index(interface.name)
+                with host.entered():
+                    offload.switch_off(interface.name)
+                self._set_up(netlink, index)
+                for address, version in ((interface.ipv4, 4), (interface.ipv6, 6)):
+                    length = PREFIX_LENGTHS[version]
+                    netlink.addr("add", index=index, address=address, prefixlen=length)
+                if self.static_neighbours:
+                    _add_neighbours(netlink, self.plan.peer(interface), index)
+            if self.plan.is_router(host.name):
+                with host.entered():
+                    _write_sysctls(_ROUTER_SYSCTLS)
 
-    def _configure_interface(self, netlink: Any, interface: Interface) -> None:
-        (index,) = netlink.link_lookup(ifname=interface.name)
-        for address, version in ((interface.ipv4, 4), (interface.ipv6, 6)):
-            netlink.addr(
-                "add",
-                index=index,
-                address=address,
-                prefixlen=PREFIX_LENGTHS[version],
-                flags=_IFA_F_NODAD if version == 6 else 0,
-            )
-        netlink.link("set", index=index, state="up")
-        if self.static_neighbours:
-            self._add_neighbours(netlink, interface, index)
+    def _set_up(self, netlink: Any, index: int) -> None:
+        """Set the interface up, silently where neighbours are static.
 
-    def _add_neighbours(self, netlink: Any, interface: Interface, index: int) -> None:
-        for link in self.plan.links:
-            ends = (link.left, link.right)
-            if interface in ends:
-                peer = ends[1 - ends.index(interface)]
-                for address in (peer.ipv4, peer.ipv6):
-                    netlink.neigh(
-                        "add", dst=address, lladdr=peer.mac, ifindex=index, state="permanent"
-                    )
+        An interface that resolves no addresses (NOARP) joins no solicited-node groups,
+        and one without multicast joins no routers' groups; so the kernel has nothing to
+        report to multicast listeners, as it otherwise does at random in the first
+        seconds (net/ipv6/mcast.c).
+        """
+        flags = _IFF_UP | (_IFF_NOARP if self.static_neighbours else _IFF_MULTICAST)
+        change = _IFF_UP | _IFF_NOARP | _IFF_MULTICAST
+        netlink.link("set", index=index, flags=flags, change=change)
 
-    def _add_routes(self, netlink: Any, host: Host, version: Any) -> None:
+    def _add_routes(self, host: Host) -> None:
         """Route to each network further along the chain by the next host that way."""
         left, right = self.plan.left_of(host.name), self.plan.right_of(host.name)
-        for link in self.plan.links:
-            if right is not None and link.number > right.number:
-                gateway = right.right.address(version)
-            elif left is not None and link.number < left.number:
-                gateway = left.left.address(version)
-            else:
-                continue
-            netlink.route("add", dst=link.network(version), gateway=gateway)
+        with _netlink(host) as netlink:
+            for link in self.plan.links:
+                if right is not None and link.number > right.number:
+                    gateway = right.right
+                elif left is not None and link.number < left.number:
+                    gateway = left.left
+                else:
+                    continue
+                netlink.route("add", dst=link.network(4), gateway=gateway.ipv4)
+                netlink.route("add", dst=link.network(6), gateway=gateway.ipv6)
+
+
+def _add_neighbours(netlink: Any, peer: Interface, index: int) -> None:
+    for address in (peer.ipv4, peer.ipv6):
+        netlink.neigh("add", dst=address, lladdr=peer.mac, ifindex=index, state="permanent")
 
 
 def _remove(run: owner.Run, hosts: dict[str, Host]) -> None:
@@ -271,7 +274,8 @@ def _netlink(host: Host) -> Iterator[Any]:
     The socket is made in the entered namespace, which works alike in every release of
     pyroute2; only 0.9 and later take a namespace as an argument.
     """
-    from pyroute2 import IPRoute  # it takes a tenth of a second: only when needed
+    # It takes a tenth of a second to import, so only where it is needed.
+    from pyroute2 import IPRoute  # noqa: PLC0415
 
     with host.entered():
         netlink = IPRoute()
@@ -286,16 +290,16 @@ def _write_sysctls(settings: dict[str, str]) -> None:
             path.write_text(value)
 
 
-def _wait_until_quiet(host: Host) -> None:
-    """Wait until the kernel has sent the reports for the groups that were joined."""
-    deadline = time.monotonic() + _QUIET_DEADLINE_S
-    with host.entered():
-        for interface in host.interfaces:
-            while not _has_reported(interface.name):
-                if time.monotonic() > deadline:
-                    raise TopologyError(f"{host.name} {interface.name} does not come up")
-                time.sleep(0.001)
+def _wait_until_up(host: Host) -> None:
+    """Wait until the kernel has noticed that the host's links are up."""
+    deadline = time.monotonic() + _UP_DEADLINE_S
+    with _netlink(host) as netlink:
+        while not _links_are_up(netlink):
+            if time.monotonic() > deadline:
+                raise TopologyError(f"the links of {host.name} do not come up")
+            time.sleep(0.001)
 
 
-def _has_reported(interface: str) -> bool:
-    return True
+def _links_are_up(netlink: Any) -> bool:
+    links = [link for link in netlink.get_links() if link["index"] != _LOOPBACK]
+    return all(link.get_attr("IFLA_OPERSTATE") == "UP" for link in links)

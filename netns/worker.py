@@ -10,6 +10,7 @@ Both halves are here: ``Worker`` in the owner's process, ``serve`` in the worker
 from __future__ import annotations
 
 import fcntl
+import importlib
 import os
 import pickle
 import signal
@@ -29,8 +30,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _LENGTH = struct.Struct("!Q")
-_START = (
-    "import sys; sys.path[:] = {path!r}; from netns.worker import serve; serve({channel}, {life})"
+_START = """
+import sys
+sys.path[:] = {path!r}
+from netns.worker import serve
+serve({channel}, {life})
+"""
+_WARM_MODULES = (
+    "scapy.arch",
+    "scapy.layers.l2",
+    "scapy.layers.inet",
+    "scapy.layers.inet6",
+    "scapy.layers.dns",
+    "scapy.route6",
+    "scapy.sendrecv",
 )
 
 
@@ -65,7 +78,10 @@ class Worker:
         return self._process.poll() is None
 
     def call(
-        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
         timeout_s: float,
     ) -> Any:
         """Run one call in the worker; its result is returned, its exception raised.
@@ -127,12 +143,8 @@ def _warm_up() -> None:
     A worker without scapy still serves functions that do not need it.
     """
     with suppress(ImportError):
-        import scapy.arch
-        import scapy.layers.dns
-        import scapy.layers.inet6
-        import scapy.layers.l2
-        import scapy.route6
-        import scapy.sendrecv  # noqa: F401
+        for module in _WARM_MODULES:
+            importlib.import_module(module)
 
 
 def _answer(request: bytes) -> bytes:
