@@ -11,5 +11,16 @@ from __future__ import annotations
 from bridge.lab.channel import Completed, Session
 from bridge.lab.lab import Lab
 from bridge.lab.machine import Options
+from bridge.lab.running import Facts
+from bridge.lab.status import Check, clean_leftovers, diagnose
 
-__all__ = ["Completed", "Lab", "Options", "Session"]
+__all__ = [
+    "Check",
+    "Completed",
+    "Facts",
+    "Lab",
+    "Options",
+    "Session",
+    "clean_leftovers",
+    "diagnose",
+]

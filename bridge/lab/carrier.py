@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
-import subprocess
 import threading
 import time
-from dataclasses import dataclass
 from typing import Protocol
 
 from bridge.errors import GuestCrashed, LabError, LabTimeout
-from bridge.lab import image, initramfs, machine, recipe
+from bridge.lab import initramfs, machine
 from bridge.lab.acceleration import choose
-from bridge.lab.channel import Channel, ChannelLost, Deadline, Greeting
+from bridge.lab.channel import Channel
 from bridge.lab.console import Console
-from bridge.lab.machine import Boot, Options, Wiring
+from bridge.lab.machine import Options
 from bridge.lab.progress import Progress
+from bridge.lab.rundir import RunDir
+from bridge.lab.running import Facts, Running, prepare
 
-_CONSOLE_S = 20.0
+_FREE_PORT_S = 30.0
 _DEATH_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What is known of a running lab."""
-
-    release: str
-    acceleration: str
-    boot_s: float
-    key: str
 
 
 class Carrier(Protocol):
@@ -52,100 +43,31 @@ class Carrier(Protocol):
         """End what belongs to this lab alone."""
 
 
-def prepare(options: Options, progress: Progress) -> Boot:
-    """Return the files to boot from, building what is not cached."""
-    plan = recipe.load(options.suite)
-    built = image.ensure(plan, progress)
-    return Boot(
-        kernel=options.kernel or built.vmlinux,
-        initramfs=initramfs.build(built, plan, options.modules),
-        root=built.squashfs,
-        key=initramfs.agent_key(),
-    )
-
-
-class Running:
-    """A started machine, up to its agent's first answer."""
-
-    def __init__(self, options: Options, progress: Progress, wiring_ports: list[int],
-                 console: Console, *, listening: bool) -> None:  # fmt: skip
-        self.console = console
-        self._options = options
-        boot = prepare(options, progress)
-        self.acceleration = choose(options, boot, progress)
-        self.life, guest_life = socket.socketpair()
-        wiring = Wiring(wiring_ports, guest_life.fileno(), console.fd, listening=listening)
-        self.started = time.monotonic()
-        try:
-            self.process = machine.start(options, self.acceleration, boot, wiring)
-        except BaseException:
-            self.life.close()
-            raise
-        finally:
-            guest_life.close()
-
-    def greet(self, channel: Channel) -> Facts:
-        """Wait for the agent, stage by stage; raises LabTimeout or GuestCrashed."""
-        try:
-            greeting: Greeting = channel.greet(
-                Deadline(self._options.boot_timeout_s), self._watch_boot
-            )
-        except ChannelLost:
-            raise self.crashed("the guest died while it booted") from None
-        except LabTimeout as error:
-            stage = "the kernel started, its first user space" if self._spoke() else "the kernel"
-            raise self._stalled(f"{stage} did not answer") from error
-        boot_s = time.monotonic() - self.started
-        return Facts(greeting.release, self.acceleration, boot_s, greeting.key)
-
-    def crashed(self, what: str = "the guest died") -> GuestCrashed:
-        """Return the error for a machine that ended by itself."""
-        try:
-            self.process.wait(_DEATH_S)
-        except subprocess.TimeoutExpired:
-            self.end()
-        cause = self.console.cause_of_death()
-        return GuestCrashed(f"{what}: {cause}", console=self.console.tail())
-
-    def end(self) -> None:
-        """Kill the machine."""
-        self.life.close()
-        self.process.kill()
-        self.process.wait()
-
-    def _spoke(self) -> bool:
-        return self.console.size_bytes > 0
-
-    def _watch_boot(self) -> None:
-        if not self._spoke() and time.monotonic() - self.started > _CONSOLE_S:
-            raise self._stalled(f"the kernel printed nothing within {_CONSOLE_S:g} s")
-
-    def _stalled(self, what: str) -> LabTimeout:
-        tail = self.console.tail(15)
-        return LabTimeout(f"the lab did not boot: {what}" + (f"\n{tail}" if tail else ""))
-
-
 class OneShot:
     """A machine of one's own: no file, no listening socket, ends with its owner."""
 
     cure: str | None = None
 
     def __init__(self, options: Options, progress: Progress) -> None:
+        boot = prepare(options, progress)
+        acceleration = choose(options, boot, progress)
         pairs = [socket.socketpair() for _ in range(machine.PORTS)]
         self.console = Console.in_memory()
         self._free = [near for near, _ in pairs]
         self._condition = threading.Condition()
+        far = [sock for _, sock in pairs]
         try:
-            far = [sock.fileno() for _, sock in pairs]
-            self._running = Running(options, progress, far, self.console, listening=False)
+            self._running = Running(
+                options, boot, acceleration, far, self.console, listening=False
+            )
         except BaseException:
-            self._close_sockets()
+            self._close_files()
             raise
         finally:
-            for _, sock in pairs:
+            for sock in far:
                 sock.close()
         try:
-            self.facts = self._running.greet(Channel(self._free[0]))
+            self.facts = self._running.greet(Channel(self._free[-1]))
         except BaseException:
             self.close()
             raise
@@ -170,9 +92,9 @@ class OneShot:
     def close(self) -> None:
         """End the machine."""
         self._running.end()
-        self._close_sockets()
+        self._close_files()
 
-    def _close_sockets(self) -> None:
+    def _close_files(self) -> None:
         for sock in self._free:
             sock.close()
         self._free.clear()
@@ -182,26 +104,68 @@ class OneShot:
 class Attached:
     """A lab that a supervisor keeps up."""
 
-    console: Console
-    facts: Facts
-    cure: str | None = "end it with: lunabridge lab down"
-
     def __init__(self, name: str) -> None:
-        raise LabError(f"no lab {name!r} is up")
+        self._directory = RunDir(name)
+        self.cure: str | None = f"end it with: lunabridge lab down --name {name}"
+        if not self._directory.is_alive():
+            raise LabError(
+                f"no lab {name!r} is up", cure=f"start it with: lunabridge lab up --name {name}"
+            )
+        facts = self._directory.read_facts()
+        if facts is None:
+            raise LabError(f"the lab {name!r} is still booting", cure="try again in a moment")
+        if facts.key != initramfs.agent_key():
+            raise LabError(f"the lab {name!r} was started by another version", cure=self.cure)
+        self.facts = facts
+        path = self._directory.path / "console.log"
+        self.console = Console(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        self._locks: dict[int, int] = {}
 
     @staticmethod
     def is_running(name: str) -> bool:
         """Return whether a lab of that name is up."""
-        return False and bool(os.sep in name)
+        return RunDir(name).is_alive()
 
     def acquire(self) -> socket.socket:
-        raise NotImplementedError
+        """Return a port that no other process uses; raises LabTimeout where none is free."""
+        end = time.monotonic() + _FREE_PORT_S
+        while time.monotonic() < end:
+            for number in range(machine.PORTS):
+                if sock := self._try_port(number):
+                    return sock
+            time.sleep(0.05)
+        raise LabTimeout(f"all {machine.PORTS} ports of the lab are in use", cure=self.cure)
+
+    def _try_port(self, number: int) -> socket.socket | None:
+        try:
+            path = self._directory.path / f"port{number}.lock"
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            raise self.crashed() from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            sock = self._directory.connect(f"port{number}")
+        except BlockingIOError:
+            os.close(lock)
+            return None
+        except OSError:
+            os.close(lock)
+            raise self.crashed() from None
+        self._locks[sock.fileno()] = lock
+        return sock
 
     def release(self, sock: socket.socket) -> None:
-        raise NotImplementedError
+        """Hang up, which ends what still runs there."""
+        lock = self._locks.pop(sock.fileno())
+        sock.close()
+        os.close(lock)
 
     def crashed(self) -> GuestCrashed:
-        raise NotImplementedError
+        """Return why the machine is gone."""
+        self._directory.wait_gone(_DEATH_S)
+        cause = self.console.cause_of_death()
+        return GuestCrashed(f"the guest died: {cause}", console=self.console.tail())
 
     def close(self) -> None:
-        raise NotImplementedError
+        """Leave the lab as it is."""
+        self.console.close()

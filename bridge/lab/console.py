@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 
 _TAIL_BYTES = 16384
+_LIMIT_BYTES = 1 << 24
 _PANIC = re.compile(r"Kernel panic - not syncing: (.*)")
 
 
@@ -18,7 +20,9 @@ class Console:
     @classmethod
     def in_memory(cls) -> Console:
         """Return a console without a file, gone with the last process that has it."""
-        return cls(os.memfd_create("lab-console", os.MFD_CLOEXEC))
+        fd = os.memfd_create("lab-console", os.MFD_CLOEXEC)
+        fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)
+        return cls(fd)
 
     @property
     def size_bytes(self) -> int:
@@ -35,6 +39,13 @@ class Console:
         """Return what ended the guest, in a few words."""
         found = _PANIC.findall(self.tail(lines=400))
         return f"kernel panic: {found[-1].strip()}" if found else "it powered off or was killed"
+
+    def trim(self) -> None:
+        """Forget all but the end of a console that has grown large."""
+        if self.size_bytes > _LIMIT_BYTES:
+            end = os.pread(self.fd, _TAIL_BYTES, self.size_bytes - _TAIL_BYTES)
+            os.ftruncate(self.fd, 0)  # QEMU appends, so it goes on at the new end
+            os.write(self.fd, end)
 
     def close(self) -> None:
         """Give the descriptor back."""

@@ -15,6 +15,7 @@ there at all; a lock keeps concurrent builders apart.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shlex
 import shutil
@@ -101,6 +102,22 @@ def ensure(recipe: Recipe | None = None, progress: Progress = to_stderr) -> Imag
         if image := find(wanted):  # another builder was faster
             return image
         return _build(wanted, progress)
+
+
+def squash_modules(image: Image, modules: Path) -> Path:
+    """Return a squashfs of another kernel's modules, cached beside ``image``."""
+    listing = sorted(
+        f"{path.relative_to(modules)} {path.stat().st_size} {path.stat().st_mtime_ns}"
+        for path in modules.rglob("*")
+        if path.is_file()
+    )
+    key = hashlib.sha256("\n".join([str(modules), *listing]).encode()).hexdigest()[:12]
+    path = image.directory / f"modules-{key}.squashfs"
+    if not path.exists():
+        scratch = image.directory / f".modules-{key}-{os.getpid()}"
+        _mksquashfs(modules, scratch, [])
+        scratch.replace(path)
+    return path
 
 
 def clean_leftovers() -> list[str]:
@@ -255,12 +272,16 @@ def _uncompress_kernel(partial: Path, release: str) -> None:
 
 
 def _squash(recipe: Recipe, partial: Path) -> None:
-    argv = ["mksquashfs", str(partial / "sysroot"), str(partial / "root.squashfs")]
-    argv += ["-comp", "lz4", "-all-root", "-noappend", "-no-progress", "-no-xattrs", "-quiet"]
-    argv += ["-wildcards", "-e", *recipe.squash_exclude]
-    done = subprocess.run(_tied(argv), capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise LabError(f"mksquashfs failed: {(done.stderr or done.stdout)[-800:]}")
+    exclude = ["-wildcards", "-e", *recipe.squash_exclude]
+    _mksquashfs(partial / "sysroot", partial / "root.squashfs", exclude)
     scratch = partial / "tmp"
     if scratch.exists():
         remove_tree(scratch)
+
+
+def _mksquashfs(source: Path, target: Path, extra: list[str]) -> None:
+    argv = ["mksquashfs", str(source), str(target), "-comp", "lz4", "-all-root"]
+    argv += ["-noappend", "-no-progress", "-no-xattrs", "-quiet", *extra]
+    done = subprocess.run(_tied(argv), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise LabError(f"mksquashfs failed: {(done.stderr or done.stdout)[-800:]}")

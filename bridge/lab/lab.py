@@ -9,16 +9,16 @@ that `lunabridge lab up` keeps running) or from whichever there is.
 
 from __future__ import annotations
 
-import time
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from bridge.errors import GuestCrashed, LabError, LabTimeout
+from bridge.errors import LabError, LabTimeout
 from bridge.lab import tree
-from bridge.lab.carrier import Attached, Carrier, Facts, OneShot
+from bridge.lab.carrier import Attached, Carrier, OneShot
 from bridge.lab.channel import (
     Channel,
     ChannelLost,
@@ -31,6 +31,7 @@ from bridge.lab.channel import (
 )
 from bridge.lab.machine import Options
 from bridge.lab.progress import Progress, to_stderr
+from bridge.lab.running import Facts
 
 DEFAULT_NAME = "default"
 TRANSFER_S = 60.0
@@ -199,6 +200,14 @@ class Lab:
         with self._channel() as channel:
             return tree.synchronise(channel, local, directory, Deadline(TRANSFER_S))
 
+    def ping(self, timeout_s: float = _ANSWER_S) -> None:
+        """See whether the guest answers; raises LabTimeout or GuestCrashed."""
+        sock = self._carrier.acquire()
+        try:
+            self._open(sock, timeout_s)
+        finally:
+            self._carrier.release(sock)
+
     @contextmanager
     def _channel(self) -> Iterator[Channel]:
         sock = self._carrier.acquire()
@@ -209,11 +218,11 @@ class Lab:
         finally:
             self._carrier.release(sock)
 
-    def _open(self, sock) -> Channel:  # type: ignore[no-untyped-def]
+    def _open(self, sock: socket.socket, timeout_s: float = _ANSWER_S) -> Channel:
         channel = Channel(sock)
         with self._translated():
             try:
-                channel.greet(Deadline(_ANSWER_S))
+                channel.greet(Deadline(timeout_s))
             except LabTimeout:
                 raise LabTimeout(
                     "the guest does not answer any more", cure=self._carrier.cure
@@ -234,5 +243,3 @@ def _failure(done: Completed) -> str:
     output = (done.stderr or done.stdout).decode(errors="replace").rstrip()
     return f"{' '.join(done.argv)} ended with {how} in the guest\n{output[-2000:]}".rstrip()
 
-
-__all__ = ["DEFAULT_NAME", "GuestCrashed", "Lab", "time"]

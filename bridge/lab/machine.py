@@ -121,11 +121,15 @@ def kernel_words(options: Options, boot: Boot) -> list[str]:
 
 
 def _cpu_args(options: Options, accelerator: str) -> list[str]:
-    if options.icount:
-        return ["-accel", "tcg", "-icount", "shift=0,sleep=off", "-smp", "1"]
     if accelerator == "kvm":
         return ["-accel", "kvm", "-cpu", "host", "-smp", str(options.cpus)]
-    return ["-accel", "tcg,thread=multi", "-smp", str(options.cpus)]
+    # Without a random source the kernel gathers jitter, for 1.5 s, before the
+    # first program that asks for random bytes goes on.
+    cpu = ["-cpu", "qemu64,+rdrand,+rdseed"]
+    if options.icount:
+        icount = ["-icount", "shift=0,sleep=off", "-seed", "1"]
+        return ["-accel", "tcg", *icount, *cpu, "-smp", "1"]
+    return ["-accel", "tcg,thread=multi", *cpu, "-smp", str(options.cpus)]
 
 
 def _port_args(name: str, fd: int, server: str) -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import termios
+import tty
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -29,6 +31,26 @@ def pass_through(lab: Lab, argv: Sequence[str], timeout_s: float | None) -> int:
     return shell_status(session.returncode or 0)
 
 
+def interactive(lab: Lab, argv: Sequence[str]) -> int:
+    """Run a command on a terminal of the guest that mirrors ours."""
+    before = termios.tcgetattr(_STDIN)
+    env = {"TERM": os.environ.get("TERM", "linux")}
+    with lab.popen(argv, env=env, terminal=_window()) as session:
+        session.on_stdout = lambda data: write_all(1, data)
+        with caught_signals(signal.SIGWINCH, signal.SIGTERM, signal.SIGHUP) as signals:
+            tty.setraw(_STDIN)
+            try:
+                follow(session, signals, Deadline(None), None)
+            finally:
+                termios.tcsetattr(_STDIN, termios.TCSADRAIN, before)
+    return shell_status(session.returncode or 0)
+
+
+def _window() -> tuple[int, int]:
+    size = os.get_terminal_size(_STDIN)
+    return size.lines, size.columns
+
+
 def follow(session: Session, signals: int, deadline: Deadline, timeout_s: float | None) -> None:
     """Move bytes and signals until the command ends."""
     interrupts, reading = 0, True
@@ -41,6 +63,9 @@ def follow(session: Session, signals: int, deadline: Deadline, timeout_s: float 
         ready = session.pump(deadline.left_s(), watch)
         if signals in ready:
             for number in os.read(signals, 64):
+                if number == signal.SIGWINCH:
+                    session.resize(*_window())
+                    continue
                 interrupts += 1
                 fatal = interrupts >= _INTERRUPTS_BEFORE_KILL
                 session.signal(signal.SIGKILL if fatal else number)
@@ -49,7 +74,10 @@ def follow(session: Session, signals: int, deadline: Deadline, timeout_s: float 
 
 
 def _read_stdin(session: Session) -> bool:
-    data = os.read(_STDIN, CHUNK)
+    try:
+        data = os.read(_STDIN, CHUNK)
+    except OSError:  # no standard input at all, or a terminal that went away
+        data = b""
     if data:
         session.write(data)
     else:

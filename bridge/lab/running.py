@@ -1,0 +1,123 @@
+"""A started machine, watched stage by stage until its agent answers."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from bridge.errors import GuestCrashed, LabTimeout
+from bridge.lab import image, initramfs, machine, recipe
+from bridge.lab.channel import Channel, ChannelLost, Deadline
+from bridge.lab.console import Console
+from bridge.lab.machine import Boot, Options, Wiring
+from bridge.lab.progress import Progress
+
+_CONSOLE_S = 20.0
+_DEATH_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a running lab; ``key`` names its agent's version."""
+
+    release: str
+    acceleration: str
+    boot_s: float
+    key: str
+
+
+def prepare(options: Options, progress: Progress) -> Boot:
+    """Return the files to boot from, building what is not cached."""
+    plan = recipe.load(options.suite)
+    built = image.ensure(plan, progress)
+    return Boot(
+        kernel=options.kernel or built.vmlinux,
+        initramfs=initramfs.build(built, plan, options.modules),
+        root=built.squashfs,
+        key=initramfs.agent_key(),
+        modules=image.squash_modules(built, options.modules) if options.modules else None,
+    )
+
+
+class Running:
+    """A machine's process, its console and its life line."""
+
+    def __init__(
+        self,
+        options: Options,
+        boot: Boot,
+        acceleration: str,
+        ports: Sequence[socket.socket],
+        console: Console,
+        *,
+        listening: bool,
+    ) -> None:
+        self.console = console
+        self.acceleration = acceleration
+        self._boot_timeout_s = options.boot_timeout_s
+        self.life, guest_life = socket.socketpair()
+        fds = [port.fileno() for port in ports]
+        wiring = Wiring(fds, guest_life.fileno(), console.fd, listening=listening)
+        self.started = time.monotonic()
+        try:
+            self.process = machine.start(options, acceleration, boot, wiring)
+        except BaseException:
+            self.life.close()
+            raise
+        finally:
+            guest_life.close()
+
+    def greet(self, channel: Channel, alive: Callable[[], None] = lambda: None) -> Facts:
+        """Wait for the agent; raises LabTimeout or GuestCrashed, or what ``alive`` does."""
+
+        def watch() -> None:
+            alive()
+            if self.process.poll() is not None:
+                raise ChannelLost
+            self._watch_kernel()
+
+        try:
+            greeting = channel.greet(Deadline(self._boot_timeout_s), watch)
+        except ChannelLost:
+            raise self.crashed("the guest died while it booted") from None
+        except LabTimeout as error:
+            if not self.process_spoke():
+                raise
+            raise self._stalled(
+                f"the kernel started, but no command could run in it {self._within()}"
+            ) from error
+        boot_s = time.monotonic() - self.started
+        return Facts(greeting.release, self.acceleration, boot_s, greeting.key)
+
+    def crashed(self, what: str = "the guest died") -> GuestCrashed:
+        """Return the error for a machine that ended by itself."""
+        try:
+            self.process.wait(_DEATH_S)
+        except subprocess.TimeoutExpired:
+            self.end()
+        cause = self.console.cause_of_death()
+        return GuestCrashed(f"{what}: {cause}", console=self.console.tail())
+
+    def end(self) -> None:
+        """Kill the machine."""
+        self.life.close()
+        self.process.kill()
+        self.process.wait()
+
+    def process_spoke(self) -> bool:
+        """Return whether the guest's kernel printed anything yet."""
+        return self.console.size_bytes > 0
+
+    def _watch_kernel(self) -> None:
+        if not self.process_spoke() and time.monotonic() - self.started > _CONSOLE_S:
+            raise self._stalled(f"its kernel printed nothing within {_CONSOLE_S:g} s")
+
+    def _within(self) -> str:
+        return f"within {self._boot_timeout_s:g} s"
+
+    def _stalled(self, what: str) -> LabTimeout:
+        tail = self.console.tail(15)
+        return LabTimeout(f"the lab did not boot: {what}" + (f"\n{tail}" if tail else ""))
