@@ -47,6 +47,16 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
+class Hop:
+    """One crossing of a link: out of ``sender``'s interface, into ``receiver``'s."""
+
+    sender: str
+    out: Interface
+    receiver: str
+    into: Interface
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Hosts in a row and the links between them."""
 
@@ -77,6 +87,19 @@ class Plan:
             if interface == link.right:
                 return link.left
         raise ValueError(f"{interface} is not part of this plan")
+
+    def path(self, source: str, destination: str) -> tuple[Hop, ...]:
+        """The hops from one host to another; raises ValueError for the same or unknown."""
+        start, end = self.hosts.index(source), self.hosts.index(destination)
+        if start == end:
+            raise ValueError(f"no link is crossed from {source} to itself")
+        if start > end:
+            there = self.path(destination, source)
+            return tuple(Hop(h.receiver, h.into, h.sender, h.out) for h in reversed(there))
+        return tuple(
+            Hop(self.hosts[n], self.links[n].left, self.hosts[n + 1], self.links[n].right)
+            for n in range(start, end)
+        )
 
     def is_router(self, host: str) -> bool:
         """Whether the host stands between others and so forwards."""

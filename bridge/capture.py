@@ -1,0 +1,211 @@
+"""Capture what arrives at the interfaces of a topology, in the kernel.
+
+A capture is running when its constructor returns: frames that arrive from then on are
+queued by the kernel, however slow the reader is. What the queue cannot hold is counted
+by the kernel and makes the capture inconclusive.
+
+Sources: packet(7), the pcapng draft (draft-ietf-opsawg-pcapng).
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bridge.errors import TrafficError
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Mapping
+    from types import TracebackType
+    from typing import Self
+
+    from netns import Host
+
+BUFFER_BYTES = 32 << 20
+MOST_FRAMES = 1 << 16
+
+# Frames of this type (IEEE 802 local experimental) mark the end of a stretch of traffic.
+BARRIER_ETHERTYPE = 0x88B5
+
+_ETH_P_ALL = 0x0003
+_SOL_PACKET = 263
+_PACKET_STATISTICS = 6
+_PACKET_IGNORE_OUTGOING = 23
+_SO_RCVBUFFORCE = 33
+_SO_TIMESTAMPNS = 35
+_SNAPSHOT_BYTES = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One Ethernet frame as it arrived: when, where and what.
+
+    ``time_ns`` is the kernel's time of arrival, in nanoseconds since 1970.
+    """
+
+    time_ns: int
+    host: str
+    interface: str
+    data: bytes
+
+    @property
+    def ethertype(self) -> int:
+        """The frame's EtherType; 0 for a runt."""
+        return int.from_bytes(self.data[12:14], "big")
+
+
+class Capture:
+    """Everything that arrives at one interface, until closed.
+
+    A veth link delivers each frame at exactly one other end, so captures of arrivals at
+    all interfaces of a topology see each crossing of a link exactly once.
+    """
+
+    def __init__(self, host: Host, interface: str, *, buffer_bytes: int = BUFFER_BYTES) -> None:
+        """Start capturing. ``buffer_bytes`` is what the kernel may queue for the reader.
+
+        Raises TrafficError when the interface does not exist.
+        """
+        self.host = host.name
+        self.interface = interface
+        self.frames: deque[Frame] = deque(maxlen=MOST_FRAMES)
+        self.lost = 0
+        self.barrier = 0
+        # Protocol 0 receives nothing; frames flow from the bind on, from this interface only.
+        self._socket = host.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        try:
+            self._socket.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
+            # The kernel doubles the figure, for its own book-keeping (socket(7)).
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, buffer_bytes // 2)
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+            self._socket.setblocking(False)
+            self._socket.bind((interface, _ETH_P_ALL))
+        except OSError as error:
+            self._socket.close()
+            raise TrafficError(
+                f"cannot capture on {interface} of {host.name}: {error.strerror}"
+            ) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop capturing; the frames stay."""
+        self._socket.close()
+
+    def fileno(self) -> int:
+        """The socket's descriptor, for select(2): readable when frames are queued."""
+        return self._socket.fileno()
+
+    def drain(self) -> list[Frame]:
+        """Take what the kernel has queued: keep it in ``frames`` and return it.
+
+        Also brings up to date ``lost``, the number of frames the queue could not hold, and
+        ``barrier``, the number in the last barrier frame, which is not kept.
+        """
+        new = []
+        while (frame := self._receive()) is not None:
+            if frame.ethertype == BARRIER_ETHERTYPE:
+                self.barrier = int.from_bytes(frame.data[14:22], "big")
+            else:
+                new.append(frame)
+        self.frames.extend(new)
+        self.lost += self._dropped_since()
+        return new
+
+    def require_complete(self) -> None:
+        """Raise TrafficError if any frame was lost: then absence proves nothing."""
+        if self.lost:
+            raise TrafficError(
+                f"the capture on {self.interface} of {self.host} lost {self.lost} frames, "
+                "so nothing can be said about packets that were not seen",
+                cure="send fewer packets at a time, or give the capture a larger buffer",
+            )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the frames to ``path`` as pcapng."""
+        self.drain()
+        save(path, self.frames)
+
+    def _receive(self) -> Frame | None:
+        try:
+            data, ancillary, _, _ = self._socket.recvmsg(_SNAPSHOT_BYTES, 64)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            if error.errno == errno.ENETDOWN:  # told once, when the interface went down
+                return self._receive()
+            raise TrafficError(
+                f"the capture on {self.interface} of {self.host} broke: {error.strerror}"
+            ) from error
+        time_ns = 0
+        for level, kind, value in ancillary:
+            if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS:
+                seconds, nanoseconds = struct.unpack("@ll", value[: struct.calcsize("@ll")])
+                time_ns = seconds * 1_000_000_000 + nanoseconds
+        return Frame(time_ns, self.host, self.interface, data)
+
+    def _dropped_since(self) -> int:
+        """The kernel's count of lost frames since the last call (packet(7))."""
+        statistics = self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8)
+        dropped: int = struct.unpack("@II", statistics)[1]
+        return dropped
+
+
+def save(
+    path: str | os.PathLike[str],
+    frames: Iterable[Frame],
+    comments: Mapping[Frame, str] | None = None,
+) -> None:
+    """Write frames to ``path`` as pcapng, in order of time, with a comment on some.
+
+    Each interface gets its own description, named host:interface, so one file follows a
+    packet over all links.
+    """
+    comments = comments or {}
+    ordered = sorted(frames, key=lambda frame: frame.time_ns)
+    names = list(dict.fromkeys(f"{frame.host}:{frame.interface}" for frame in ordered))
+    with open(path, "wb") as file:  # noqa: PTH123 - a path of any kind
+        file.write(_block(0x0A0D0D0A, struct.pack("<IHHq", 0x1A2B3C4D, 1, 0, -1)))
+        for name in names:
+            # 1: Ethernet; option 2: name; option 9: times in 10^-9 s
+            options = _options([(2, name.encode()), (9, b"\x09")])
+            file.write(_block(1, struct.pack("<HHI", 1, 0, _SNAPSHOT_BYTES) + options))
+        for frame in ordered:
+            number = names.index(f"{frame.host}:{frame.interface}")
+            file.write(_packet_block(frame, number, comments.get(frame)))
+
+
+def _packet_block(frame: Frame, interface_number: int, comment: str | None) -> bytes:
+    high, low = divmod(frame.time_ns, 1 << 32)
+    size = len(frame.data)
+    options = _options([(1, comment.encode())]) if comment else b""
+    header = struct.pack("<IIIII", interface_number, high, low, size, size)
+    return _block(6, header + _padded(frame.data) + options)
+
+
+def _block(kind: int, body: bytes) -> bytes:
+    length = struct.pack("<I", len(body) + 12)
+    return struct.pack("<I", kind) + length + body + length
+
+
+def _options(options: list[tuple[int, bytes]]) -> bytes:
+    written = [struct.pack("<HH", code, len(value)) + _padded(value) for code, value in options]
+    return b"".join(written) + bytes(4)
+
+
+def _padded(data: bytes) -> bytes:
+    return data + bytes(-len(data) % 4)
