@@ -17,21 +17,7 @@
 #define LUNATIK_TRACE_NAME	32
 #define LUNATIK_TRACE_MESSAGE	128
 
-#ifndef _LUNATIK_TRACE_ENUMS
-#define _LUNATIK_TRACE_ENUMS
-enum lunatik_outcome {
-	LUNATIK_OUTCOME_RETURNED,
-	LUNATIK_OUTCOME_YIELDED,
-	LUNATIK_OUTCOME_ERROR,
-};
-
-enum lunatik_stop_reason {
-	LUNATIK_STOP_REQUESTED,
-	LUNATIK_STOP_NETNS_GONE,
-	LUNATIK_STOP_CREATE_FAILED,
-	LUNATIK_STOP_COLLECTED,
-};
-#endif
+#include "trace_enums.h"
 
 /* A runtime got its number; its body has not run yet. */
 TRACE_EVENT(runtime_create,

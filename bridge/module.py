@@ -1,0 +1,172 @@
+"""Building lunatik.ko, for the lab's kernel and for the one that runs.
+
+The module is built once for a kernel release and a state of its sources, in the
+cache directory, and reused until either changes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bridge.errors import EnvironmentLacking, ModuleError
+from bridge.lab import image
+from bridge.lab.initramfs import chroot_argv
+
+PROJECT = Path(__file__).resolve().parent.parent
+SOURCES = PROJECT / "kmod"
+LUA_ROOT = PROJECT / "lua"
+SABOTAGE = PROJECT / "tests" / "sabotage"
+# Where the guest finds what the host built.
+GUEST_DIRECTORY = "/run/lunatik"
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """What a module is built against: headers below ``sysroot``, for ``release``.
+
+    ``lua_tarball`` is the upstream tarball of the lua5.4 source package.
+    """
+
+    sysroot: Path
+    release: str
+    lua_tarball: Path
+
+    @classmethod
+    def of_image(cls, lab_image: image.Image) -> Kernel:
+        """The kernel of a lab image, whose sysroot has a compiler and Lua's sources."""
+        return cls(lab_image.sysroot, lab_image.release, _find_lua(lab_image.sysroot))
+
+    @classmethod
+    def running(cls) -> Kernel:
+        """The kernel this machine runs.
+
+        Raises EnvironmentLacking without its headers or Lua's sources.
+        """
+        release = os.uname().release
+        if not Path(f"/lib/modules/{release}/build/Makefile").exists():
+            raise EnvironmentLacking(
+                f"the headers of the running kernel {release} are not installed",
+                cure=f"apt-get install linux-headers-{release}, or leave out --native",
+            )
+        return cls(Path("/"), release, _find_lua(Path("/")))
+
+
+def build(kernel: Kernel, progress: Progress = lambda text: None) -> Path:
+    """Build lunatik.ko and the test-only sabotage module; return their directory.
+
+    Raises EnvironmentLacking without a compiler, ModuleError when the build fails.
+    """
+    target = image.cache_dir() / f"module-{kernel.release}-{_fingerprint()}"
+    with _building(target):
+        if not (target / "lunatik.ko").exists():
+            progress(f"building lunatik.ko for Linux {kernel.release}")
+            _build_into(kernel, target)
+    return target
+
+
+def _find_lua(sysroot: Path) -> Path:
+    tarballs = sorted((sysroot / "usr/src/lua").glob("lua5.4_*.orig.tar.*"))
+    if not tarballs:
+        raise EnvironmentLacking(
+            f"no Lua source package in {sysroot / 'usr/src/lua'}",
+            cure="there, as root: apt-get source --download-only lua5.4",
+        )
+    return tarballs[0]
+
+
+def _source_files() -> list[Path]:
+    files = [path for top in (SOURCES, SABOTAGE) for path in top.rglob("*") if path.is_file()]
+    return sorted(path for path in files if "build" not in path.relative_to(PROJECT).parts)
+
+
+def _fingerprint() -> str:
+    digest = hashlib.sha256()
+    for path in _source_files():
+        digest.update(f"{path.relative_to(PROJECT)}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def _building(target: Path) -> Iterator[None]:
+    """Keep out other builders, and remove what older sources left."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with (target.parent / "module.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+        release = target.name.rsplit("-", 1)[0]
+        kept = sorted(target.parent.glob(f"{release}-*"), key=lambda path: path.stat().st_mtime)
+        for old in kept[:-3]:
+            if old != target:
+                shutil.rmtree(old)
+
+
+def _build_into(kernel: Kernel, target: Path) -> None:
+    partial = target.with_name(f"partial-{target.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        for source in _source_files():
+            copy = partial / source.relative_to(PROJECT)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, copy)
+        shutil.copyfile(kernel.lua_tarball, partial / kernel.lua_tarball.name)
+        _run_make(kernel, partial)
+        (partial / "out").mkdir()
+        for module in partial.rglob("lunatik*.ko"):
+            shutil.copyfile(module, partial / "out" / module.name)
+        (partial / "out").rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _run_make(kernel: Kernel, directory: Path) -> None:
+    with _visible(kernel, directory) as (prefix, inside):
+        headers = f"/lib/modules/{kernel.release}/build"
+        tarball = f"{inside}/{kernel.lua_tarball.name}"
+        jobs = f"-j{os.cpu_count() or 1}"
+        kmod = ["make", jobs, "-C", f"{inside}/kmod", f"KDIR={headers}", f"LUA_SRC={tarball}"]
+        _run([*prefix, *kmod, f"BUILD={inside}/kmod/build"])
+        if (directory / "tests/sabotage/Kbuild").exists():
+            symbols = f"KBUILD_EXTRA_SYMBOLS={inside}/kmod/build/Module.symvers"
+            sabotage = ["make", "-C", headers, f"M={inside}/tests/sabotage", symbols, "modules"]
+            _run([*prefix, *sabotage])
+
+
+@contextmanager
+def _visible(kernel: Kernel, directory: Path) -> Iterator[tuple[list[str], str]]:
+    """Where the compiler of ``kernel`` sees ``directory``, and how to start it."""
+    if kernel.sysroot == Path("/"):
+        yield [], str(directory)
+        return
+    inside = kernel.sysroot / "tmp" / f"build-{os.getpid()}"
+    shutil.copytree(directory, inside)
+    try:
+        yield chroot_argv(kernel.sysroot), f"/tmp/{inside.name}"  # noqa: S108
+        shutil.copytree(inside, directory, dirs_exist_ok=True)
+    finally:
+        shutil.rmtree(inside, ignore_errors=True)
+
+
+def _run(argv: Sequence[str]) -> None:
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise EnvironmentLacking(
+            f"{argv[0]} is not installed", cure="apt-get install make gcc"
+        ) from error
+    if done.returncode:
+        sys.stderr.write(done.stdout + done.stderr)
+        raise ModuleError(
+            f"building the module failed with status {done.returncode}",
+            cure="the compiler's output is above",
+        )

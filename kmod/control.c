@@ -1,0 +1,512 @@
+// SPDX-License-Identifier: (GPL-2.0 OR MIT)
+/*
+ * The generic netlink family "lunatik".
+ *
+ * Requests run in the caller's task and in parallel. Each replies with a message,
+ * or fails with an extended acknowledgement that carries Lua's message.
+ */
+#include <linux/capability.h>
+#include <linux/module.h>
+#include <linux/slab.h>
+#include <net/genetlink.h>
+#include <net/net_namespace.h>
+
+#include "control.h"
+#include "lunatik.h"
+#include "runtime.h"
+#include "script.h"
+
+#define SOURCE_MAX	(60 * 1024)
+
+static struct genl_family control_family;
+
+static const struct nla_policy value_policy[LUNATIK_V_MAX + 1] = {
+	[LUNATIK_V_NIL] = { .type = NLA_FLAG },
+	[LUNATIK_V_BOOLEAN] = NLA_POLICY_MAX(NLA_U8, 1),
+	[LUNATIK_V_INTEGER] = { .type = NLA_S64 },
+	[LUNATIK_V_STRING] = { .type = NLA_BINARY, .len = LUNATIK_VALUES_BYTES },
+};
+
+static const struct nla_policy info_policy[] = {
+	[LUNATIK_A_UNSPEC] = { .type = NLA_REJECT },
+};
+
+static const struct nla_policy create_policy[] = {
+	[LUNATIK_A_NAME] = { .type = NLA_NUL_STRING, .len = LUNATIK_NAME_MAX - 1 },
+	[LUNATIK_A_SOURCE] = { .type = NLA_BINARY, .len = SOURCE_MAX },
+	[LUNATIK_A_SLEEP] = NLA_POLICY_MAX(NLA_U8, 1),
+	[LUNATIK_A_NETNS_FD] = { .type = NLA_U32 },
+};
+
+static const struct nla_policy id_policy[] = {
+	[LUNATIK_A_ID] = NLA_POLICY_MIN(NLA_U32, 1),
+};
+
+static const struct nla_policy resume_policy[] = {
+	[LUNATIK_A_ID] = NLA_POLICY_MIN(NLA_U32, 1),
+	[LUNATIK_A_VALUES] = { .type = NLA_NESTED },
+};
+
+/*
+ * The text of an error must live until the acknowledgement has been written, which
+ * is after we have returned. It rides on the request, as a fragment that nothing
+ * reads, and is freed with it.
+ */
+static int control_fail(struct sk_buff *request, struct genl_info *info,
+			struct lunatik_error *error)
+{
+	int errno = error->errno;
+	struct sk_buff *text;
+	size_t size;
+
+	if (error->text) {
+		size = strlen(error->text) + 1;
+		text = alloc_skb(size, GFP_KERNEL);
+		if (text) {
+			info->extack->_msg = skb_put_data(text, error->text, size);
+			text->next = skb_shinfo(request)->frag_list;
+			skb_shinfo(request)->frag_list = text;
+		}
+	}
+	lunatik_error_free(error);
+	return errno;
+}
+
+static int control_capable(struct sk_buff *skb, struct netlink_ext_ack *extack)
+{
+	if (netlink_capable(skb, CAP_SYS_ADMIN))
+		return 0;
+	NL_SET_ERR_MSG(extack, "needs CAP_SYS_ADMIN in the initial user namespace");
+	return -EPERM;
+}
+
+static struct sk_buff *reply_begin(struct genl_info *info, int cmd, size_t size,
+				   void **header)
+{
+	struct sk_buff *msg = genlmsg_new(size, GFP_KERNEL);
+
+	if (!msg)
+		return NULL;
+	*header = genlmsg_put_reply(msg, info, &control_family, 0, cmd);
+	if (!*header) {
+		nlmsg_free(msg);
+		return NULL;
+	}
+	return msg;
+}
+
+static int reply_end(struct sk_buff *msg, struct genl_info *info, void *header,
+		     int errno)
+{
+	if (errno) {
+		nlmsg_free(msg);
+		return errno;
+	}
+	genlmsg_end(msg, header);
+	return genlmsg_reply(msg, info);
+}
+
+/* INFO_GET */
+
+static int control_info(struct sk_buff *skb, struct genl_info *info)
+{
+	struct sk_buff *msg;
+	void *header;
+	int errno = 0;
+
+	msg = reply_begin(info, LUNATIK_CMD_INFO_GET, GENLMSG_DEFAULT_SIZE,
+			  &header);
+	if (!msg)
+		return -ENOMEM;
+	if (nla_put_string(msg, LUNATIK_A_VERSION, LUNATIK_VERSION) ||
+	    nla_put_string(msg, LUNATIK_A_LUA_VERSION, LUA_RELEASE) ||
+	    nla_put_string(msg, LUNATIK_A_LUA_ROOT, lunatik_script_root()) ||
+	    nla_put_u32(msg, LUNATIK_A_RUNTIMES, lunatik_runtime_count()))
+		errno = -EMSGSIZE;
+	return reply_end(msg, info, header, errno);
+}
+
+/* RUNTIME_GET */
+
+static int put_runtime(struct sk_buff *msg, const struct lunatik_runtime *rt)
+{
+	if (nla_put_u32(msg, LUNATIK_A_ID, rt->id) ||
+	    nla_put_string(msg, LUNATIK_A_NAME, rt->name) ||
+	    nla_put_u8(msg, LUNATIK_A_SLEEP, rt->sleep) ||
+	    nla_put_u32(msg, LUNATIK_A_NETNS_INO, READ_ONCE(rt->netns)) ||
+	    nla_put_u32(msg, LUNATIK_A_STATE, READ_ONCE(rt->state)) ||
+	    nla_put_u64_64bit(msg, LUNATIK_A_MEMORY, READ_ONCE(rt->memory),
+			      LUNATIK_A_PAD) ||
+	    nla_put_u64_64bit(msg, LUNATIK_A_MEMORY_LIMIT, rt->memory_limit,
+			      LUNATIK_A_PAD) ||
+	    nla_put_u64_64bit(msg, LUNATIK_A_BUDGET, rt->budget,
+			      LUNATIK_A_PAD) ||
+	    nla_put_u32(msg, LUNATIK_A_HOOKS, READ_ONCE(rt->hook_count)) ||
+	    nla_put_u64_64bit(msg, LUNATIK_A_CALLS, READ_ONCE(rt->calls),
+			      LUNATIK_A_PAD) ||
+	    nla_put_u64_64bit(msg, LUNATIK_A_ERRORS, READ_ONCE(rt->errors),
+			      LUNATIK_A_PAD))
+		return -EMSGSIZE;
+	if (rt->last_error[0] &&
+	    nla_put_string(msg, LUNATIK_A_LAST_ERROR, rt->last_error))
+		return -EMSGSIZE;
+	return 0;
+}
+
+static struct lunatik_runtime *control_find(struct genl_info *info, int *errno)
+{
+	struct lunatik_runtime *rt;
+	u32 id;
+
+	if (GENL_REQ_ATTR_CHECK(info, LUNATIK_A_ID)) {
+		*errno = -EINVAL;
+		return NULL;
+	}
+	id = nla_get_u32(info->attrs[LUNATIK_A_ID]);
+	rt = lunatik_runtime_find(id);
+	if (!rt) {
+		NL_SET_ERR_MSG_FMT(info->extack, "no runtime has the number %u",
+				   id);
+		*errno = -ESRCH;
+	}
+	return rt;
+}
+
+static int control_get(struct sk_buff *skb, struct genl_info *info)
+{
+	struct lunatik_runtime *rt;
+	struct sk_buff *msg;
+	void *header;
+	int errno;
+
+	errno = control_capable(skb, info->extack);
+	if (errno)
+		return errno;
+	rt = control_find(info, &errno);
+	if (!rt)
+		return errno;
+	msg = reply_begin(info, LUNATIK_CMD_RUNTIME_GET, GENLMSG_DEFAULT_SIZE,
+			  &header);
+	errno = msg ? reply_end(msg, info, header, put_runtime(msg, rt)) : -ENOMEM;
+	lunatik_runtime_put(rt);
+	return errno;
+}
+
+static int control_dump(struct sk_buff *msg, struct netlink_callback *cb)
+{
+	u32 id = cb->args[0];
+	struct lunatik_runtime *rt;
+	void *header;
+	int errno;
+
+	errno = control_capable(cb->skb, cb->extack);
+	if (errno)
+		return errno;
+	while ((rt = lunatik_runtime_next(&id))) {
+		header = genlmsg_put(msg, NETLINK_CB(cb->skb).portid,
+				     cb->nlh->nlmsg_seq, &control_family,
+				     NLM_F_MULTI, LUNATIK_CMD_RUNTIME_GET);
+		errno = header ? put_runtime(msg, rt) : -EMSGSIZE;
+		lunatik_runtime_put(rt);
+		if (errno) {
+			if (header)
+				genlmsg_cancel(msg, header);
+			break;
+		}
+		genlmsg_end(msg, header);
+		cb->args[0] = id;
+	}
+	return msg->len;
+}
+
+/* CREATE */
+
+static struct net *control_net(struct genl_info *info)
+{
+	struct nlattr *fd = info->attrs[LUNATIK_A_NETNS_FD];
+	struct net *net;
+
+	if (!fd)
+		return get_net(genl_info_net(info));
+	net = get_net_ns_by_fd(nla_get_u32(fd));
+	if (IS_ERR(net))
+		NL_SET_ERR_MSG_ATTR(info->extack, fd,
+				    "not a file descriptor of a network namespace");
+	return net;
+}
+
+static int control_create(struct sk_buff *skb, struct genl_info *info)
+{
+	struct nlattr *source = info->attrs[LUNATIK_A_SOURCE];
+	struct nlattr *sleep = info->attrs[LUNATIK_A_SLEEP];
+	struct lunatik_error error = {};
+	struct lunatik_spec spec = {};
+	struct lunatik_runtime *rt;
+	struct sk_buff *msg;
+	void *header;
+	int errno;
+
+	errno = control_capable(skb, info->extack);
+	if (errno)
+		return errno;
+	if (GENL_REQ_ATTR_CHECK(info, LUNATIK_A_NAME))
+		return -EINVAL;
+	spec.name = nla_data(info->attrs[LUNATIK_A_NAME]);
+	spec.sleep = sleep ? nla_get_u8(sleep) : true;
+	if (source) {
+		spec.source = nla_data(source);
+		spec.source_len = nla_len(source);
+	}
+	msg = reply_begin(info, LUNATIK_CMD_CREATE, GENLMSG_DEFAULT_SIZE, &header);
+	if (!msg)
+		return -ENOMEM;
+	spec.net = control_net(info);
+	if (IS_ERR(spec.net)) {
+		nlmsg_free(msg);
+		return PTR_ERR(spec.net);
+	}
+	rt = lunatik_runtime_create(&spec, &error);
+	put_net(spec.net);
+	if (!rt) {
+		nlmsg_free(msg);
+		return control_fail(skb, info, &error);
+	}
+	errno = put_runtime(msg, rt);
+	lunatik_runtime_put(rt);
+	return reply_end(msg, info, header, errno);
+}
+
+/* RESUME */
+
+static int value_parse(struct nlattr *nest, struct lunatik_value *value,
+		       char **room, struct netlink_ext_ack *extack)
+{
+	struct nlattr *tb[LUNATIK_V_MAX + 1];
+	int errno;
+
+	errno = nla_parse_nested(tb, LUNATIK_V_MAX, nest, value_policy, extack);
+	if (errno)
+		return errno;
+	if (tb[LUNATIK_V_BOOLEAN]) {
+		value->type = LUA_TBOOLEAN;
+		value->integer = nla_get_u8(tb[LUNATIK_V_BOOLEAN]);
+	} else if (tb[LUNATIK_V_INTEGER]) {
+		value->type = LUA_TNUMBER;
+		value->integer = nla_get_s64(tb[LUNATIK_V_INTEGER]);
+	} else if (tb[LUNATIK_V_STRING]) {
+		value->type = LUA_TSTRING;
+		value->len = nla_len(tb[LUNATIK_V_STRING]);
+		value->bytes = memcpy(*room, nla_data(tb[LUNATIK_V_STRING]),
+				      value->len);
+		*room += value->len;
+	} else if (!tb[LUNATIK_V_NIL]) {
+		NL_SET_ERR_MSG_ATTR(extack, nest, "a value of no type");
+		return -EINVAL;
+	}
+	return 0;
+}
+
+/* The list of values in @nest, which may be NULL. For kfree(). */
+static struct lunatik_values *values_parse(struct nlattr *nest,
+					   struct netlink_ext_ack *extack)
+{
+	struct lunatik_values *values;
+	struct nlattr *attr;
+	int rem, errno;
+	char *room;
+	u32 n = 0;
+
+	if (nest)
+		nla_for_each_nested(attr, nest, rem)
+			n++;
+	if (n > LUNATIK_VALUES_MAX) {
+		NL_SET_ERR_MSG_ATTR(extack, nest, "too many values");
+		return ERR_PTR(-E2BIG);
+	}
+	values = lunatik_values_alloc(n, nest ? nla_len(nest) : 0, GFP_KERNEL);
+	if (!values || !nest)
+		return values ?: ERR_PTR(-ENOMEM);
+	room = lunatik_values_bytes(values);
+	n = 0;
+	nla_for_each_nested(attr, nest, rem) {
+		errno = -EINVAL;
+		if (nla_type(attr) == LUNATIK_A_VALUE)
+			errno = value_parse(attr, &values->value[n++], &room,
+					    extack);
+		if (errno) {
+			kfree(values);
+			return ERR_PTR(errno);
+		}
+	}
+	return values;
+}
+
+static int put_value(struct sk_buff *msg, const struct lunatik_value *value)
+{
+	switch (value->type) {
+	case LUA_TBOOLEAN:
+		return nla_put_u8(msg, LUNATIK_V_BOOLEAN, value->integer);
+	case LUA_TNUMBER:
+		return nla_put_s64(msg, LUNATIK_V_INTEGER, value->integer,
+				   LUNATIK_V_PAD);
+	case LUA_TSTRING:
+		return nla_put(msg, LUNATIK_V_STRING, value->len, value->bytes);
+	default:
+		return nla_put_flag(msg, LUNATIK_V_NIL);
+	}
+}
+
+static int put_values(struct sk_buff *msg, const struct lunatik_values *values)
+{
+	struct nlattr *list = nla_nest_start(msg, LUNATIK_A_VALUES);
+	struct nlattr *one;
+	u32 i;
+
+	if (!list)
+		return -EMSGSIZE;
+	for (i = 0; values && i < values->count; i++) {
+		one = nla_nest_start(msg, LUNATIK_A_VALUE);
+		if (!one || put_value(msg, &values->value[i]))
+			return -EMSGSIZE;
+		nla_nest_end(msg, one);
+	}
+	nla_nest_end(msg, list);
+	return 0;
+}
+
+static size_t values_size(const struct lunatik_values *values)
+{
+	size_t size = nla_total_size(0);
+	u32 i;
+
+	for (i = 0; values && i < values->count; i++)
+		size += nla_total_size(nla_total_size_64bit(sizeof(s64)) +
+				       nla_total_size(values->value[i].len));
+	return size;
+}
+
+static int resume_reply(struct genl_info *info, const struct lunatik_runtime *rt,
+			const struct lunatik_values *results)
+{
+	struct sk_buff *msg;
+	void *header;
+	int errno;
+
+	msg = reply_begin(info, LUNATIK_CMD_RESUME,
+			  GENLMSG_DEFAULT_SIZE + values_size(results), &header);
+	if (!msg)
+		return -ENOMEM;
+	errno = put_runtime(msg, rt) ?: put_values(msg, results);
+	return reply_end(msg, info, header, errno);
+}
+
+static int control_resume(struct sk_buff *skb, struct genl_info *info)
+{
+	struct lunatik_values *args, *results = NULL;
+	struct lunatik_error error = {};
+	struct lunatik_runtime *rt;
+	int errno;
+
+	errno = control_capable(skb, info->extack);
+	if (errno)
+		return errno;
+	rt = control_find(info, &errno);
+	if (!rt)
+		return errno;
+	args = values_parse(info->attrs[LUNATIK_A_VALUES], info->extack);
+	if (IS_ERR(args)) {
+		errno = PTR_ERR(args);
+		goto put;
+	}
+	errno = lunatik_runtime_resume(rt, false, args, &results, &error);
+	kfree(args);
+	if (errno)
+		errno = control_fail(skb, info, &error);
+	else
+		errno = resume_reply(info, rt, results);
+	kfree(results);
+put:
+	lunatik_runtime_put(rt);
+	return errno;
+}
+
+/* STOP */
+
+static int control_stop(struct sk_buff *skb, struct genl_info *info)
+{
+	struct lunatik_error error = {};
+	struct lunatik_runtime *rt;
+	int errno;
+
+	errno = control_capable(skb, info->extack);
+	if (errno)
+		return errno;
+	rt = control_find(info, &errno);
+	if (!rt)
+		return errno;
+	errno = lunatik_runtime_stop(rt, false, LUNATIK_STOP_REQUESTED, &error);
+	lunatik_runtime_put(rt);
+	return errno ? control_fail(skb, info, &error) : 0;
+}
+
+static const struct genl_split_ops control_ops[] = {
+	{
+		.cmd = LUNATIK_CMD_INFO_GET,
+		.doit = control_info,
+		.policy = info_policy,
+		.maxattr = ARRAY_SIZE(info_policy) - 1,
+		.flags = GENL_CMD_CAP_DO,
+	}, {
+		.cmd = LUNATIK_CMD_CREATE,
+		.doit = control_create,
+		.policy = create_policy,
+		.maxattr = ARRAY_SIZE(create_policy) - 1,
+		.flags = GENL_CMD_CAP_DO,
+	}, {
+		.cmd = LUNATIK_CMD_RUNTIME_GET,
+		.doit = control_get,
+		.policy = id_policy,
+		.maxattr = ARRAY_SIZE(id_policy) - 1,
+		.flags = GENL_CMD_CAP_DO,
+	}, {
+		.cmd = LUNATIK_CMD_RUNTIME_GET,
+		.dumpit = control_dump,
+		.policy = info_policy,
+		.maxattr = ARRAY_SIZE(info_policy) - 1,
+		.flags = GENL_CMD_CAP_DUMP,
+	}, {
+		.cmd = LUNATIK_CMD_RESUME,
+		.doit = control_resume,
+		.policy = resume_policy,
+		.maxattr = ARRAY_SIZE(resume_policy) - 1,
+		.flags = GENL_CMD_CAP_DO,
+	}, {
+		.cmd = LUNATIK_CMD_STOP,
+		.doit = control_stop,
+		.policy = id_policy,
+		.maxattr = ARRAY_SIZE(id_policy) - 1,
+		.flags = GENL_CMD_CAP_DO,
+	},
+};
+
+static struct genl_family control_family __ro_after_init = {
+	.name = LUNATIK_GENL_NAME,
+	.version = LUNATIK_GENL_VERSION,
+	.maxattr = LUNATIK_A_MAX,
+	.netnsok = true,
+	.parallel_ops = true,
+	.split_ops = control_ops,
+	.n_split_ops = ARRAY_SIZE(control_ops),
+	.resv_start_op = LUNATIK_CMD_STOP + 1,
+	.module = THIS_MODULE,
+};
+
+int __init lunatik_control_init(void)
+{
+	return genl_register_family(&control_family);
+}
+
+void lunatik_control_exit(void)
+{
+	genl_unregister_family(&control_family);
+}

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: (GPL-2.0 OR MIT)
+/*
+ * The Lua library "linux": the clock, random numbers, the kernel log.
+ */
+#include <linux/math64.h>
+#include <linux/printk.h>
+#include <linux/random.h>
+#include <linux/ratelimit.h>
+#include <linux/timekeeping.h>
+
+#include "library.h"
+#include "runtime.h"
+
+/* linux.time(): nanoseconds since 1970, UTC */
+static int linux_time(lua_State *L)
+{
+	lua_pushinteger(L, ktime_get_real_ns());
+	return 1;
+}
+
+/*
+ * linux.random([m [, n]]): any integer; 1 to m; m to n. Also math.random. The
+ * kernel's generator, which needs no seed.
+ */
+int lunatik_random(lua_State *L)
+{
+	lua_Integer low = 1, high;
+	u64 range;
+
+	if (lua_gettop(L) == 0) {
+		lua_pushinteger(L, get_random_u64());
+		return 1;
+	}
+	high = luaL_checkinteger(L, 1);
+	if (lua_gettop(L) > 1) {
+		low = high;
+		high = luaL_checkinteger(L, 2);
+	}
+	luaL_argcheck(L, low <= high, lua_gettop(L), "interval is empty");
+	range = (u64)high - (u64)low + 1; /* 0 stands for 2^64 */
+	lua_pushinteger(L, range ? (u64)low + mul_u64_u64_shr(get_random_u64(),
+							      range, 64) :
+			get_random_u64());
+	return 1;
+}
+
+/* linux.log([level,] message): a rate-limited line in the kernel log */
+static int linux_log(lua_State *L)
+{
+	static const char * const names[] = {
+		"debug", "info", "notice", "warn", "err", NULL
+	};
+	static const char * const levels[] = {
+		KERN_DEBUG, KERN_INFO, KERN_NOTICE, KERN_WARNING, KERN_ERR
+	};
+	static DEFINE_RATELIMIT_STATE(limit, DEFAULT_RATELIMIT_INTERVAL, 50);
+	struct lunatik_runtime *rt = lunatik_runtime_of(L);
+	int level = 1, argument = 1;
+
+	if (lua_gettop(L) > 1) {
+		level = luaL_checkoption(L, 1, NULL, names);
+		argument = 2;
+	}
+	luaL_tolstring(L, argument, NULL);
+	if (__ratelimit(&limit))
+		printk("%slunatik: runtime %u (%s): %.512s\n", levels[level],
+		       rt->id, rt->name, lua_tostring(L, -1));
+	return 0;
+}
+
+static const luaL_Reg linux_functions[] = {
+	{ "log", linux_log },
+	{ "random", lunatik_random },
+	{ "time", linux_time },
+	{ NULL, NULL }
+};
+
+int lunatik_open_linux(lua_State *L)
+{
+	luaL_newlib(L, linux_functions);
+	return 1;
+}

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: (GPL-2.0 OR MIT)
+/*
+ * The Lua library "netfilter": register, and the numbers that go with it.
+ */
+#include <linux/netfilter.h>
+#include <linux/netfilter_arp.h>
+#include <linux/netfilter_bridge.h>
+#include <linux/netfilter_ipv4.h>
+#include <linux/string.h>
+
+#include "hook.h"
+#include "library.h"
+#include "runtime.h"
+
+static const struct lunatik_constant families[] = {
+	{ "UNSPEC", NFPROTO_UNSPEC },
+	{ "INET", NFPROTO_INET },
+	{ "IPV4", NFPROTO_IPV4 },
+	{ "ARP", NFPROTO_ARP },
+	{ "NETDEV", NFPROTO_NETDEV },
+	{ "BRIDGE", NFPROTO_BRIDGE },
+	{ "IPV6", NFPROTO_IPV6 },
+};
+
+static const struct lunatik_constant actions[] = {
+	{ "DROP", NF_DROP },
+	{ "ACCEPT", NF_ACCEPT },
+	{ "QUEUE", NF_QUEUE },
+};
+
+static const struct lunatik_constant inet_hooks[] = {
+	{ "PRE_ROUTING", NF_INET_PRE_ROUTING },
+	{ "LOCAL_IN", NF_INET_LOCAL_IN },
+	{ "FORWARD", NF_INET_FORWARD },
+	{ "LOCAL_OUT", NF_INET_LOCAL_OUT },
+	{ "POST_ROUTING", NF_INET_POST_ROUTING },
+};
+
+static const struct lunatik_constant bridge_hooks[] = {
+	{ "PRE_ROUTING", NF_BR_PRE_ROUTING },
+	{ "LOCAL_IN", NF_BR_LOCAL_IN },
+	{ "FORWARD", NF_BR_FORWARD },
+	{ "LOCAL_OUT", NF_BR_LOCAL_OUT },
+	{ "POST_ROUTING", NF_BR_POST_ROUTING },
+};
+
+static const struct lunatik_constant arp_hooks[] = {
+	{ "IN", NF_ARP_IN },
+	{ "OUT", NF_ARP_OUT },
+	{ "FORWARD", NF_ARP_FORWARD },
+};
+
+static const struct lunatik_constant ip_priorities[] = {
+	{ "FIRST", NF_IP_PRI_FIRST },
+	{ "RAW_BEFORE_DEFRAG", NF_IP_PRI_RAW_BEFORE_DEFRAG },
+	{ "CONNTRACK_DEFRAG", NF_IP_PRI_CONNTRACK_DEFRAG },
+	{ "RAW", NF_IP_PRI_RAW },
+	{ "SELINUX_FIRST", NF_IP_PRI_SELINUX_FIRST },
+	{ "CONNTRACK", NF_IP_PRI_CONNTRACK },
+	{ "MANGLE", NF_IP_PRI_MANGLE },
+	{ "NAT_DST", NF_IP_PRI_NAT_DST },
+	{ "FILTER", NF_IP_PRI_FILTER },
+	{ "SECURITY", NF_IP_PRI_SECURITY },
+	{ "NAT_SRC", NF_IP_PRI_NAT_SRC },
+	{ "SELINUX_LAST", NF_IP_PRI_SELINUX_LAST },
+	{ "CONNTRACK_HELPER", NF_IP_PRI_CONNTRACK_HELPER },
+	{ "CONNTRACK_CONFIRM", NF_IP_PRI_CONNTRACK_CONFIRM },
+	{ "LAST", NF_IP_PRI_LAST },
+};
+
+static const struct lunatik_constant bridge_priorities[] = {
+	{ "FIRST", NF_BR_PRI_FIRST },
+	{ "NAT_DST_BRIDGED", NF_BR_PRI_NAT_DST_BRIDGED },
+	{ "FILTER_BRIDGED", NF_BR_PRI_FILTER_BRIDGED },
+	{ "BRNF", NF_BR_PRI_BRNF },
+	{ "NAT_DST_OTHER", NF_BR_PRI_NAT_DST_OTHER },
+	{ "FILTER_OTHER", NF_BR_PRI_FILTER_OTHER },
+	{ "NAT_SRC", NF_BR_PRI_NAT_SRC },
+	{ "LAST", NF_BR_PRI_LAST },
+};
+
+/* A field of the table in argument 1 as an integer within limits; raises. */
+static lua_Integer field_integer(lua_State *L, const char *name, lua_Integer low,
+				 lua_Integer high)
+{
+	lua_Integer value;
+
+	if (lua_getfield(L, 1, name) == LUA_TNIL)
+		luaL_error(L, "netfilter.register: the field '%s' is missing",
+			   name);
+	if (!lua_isinteger(L, -1))
+		luaL_error(L, "netfilter.register: the field '%s' is a %s, not an integer",
+			   name, luaL_typename(L, -1));
+	value = lua_tointeger(L, -1);
+	if (value < low || value > high)
+		luaL_error(L, "netfilter.register: the field '%s' is %I, outside %I to %I",
+			   name, value, low, high);
+	lua_pop(L, 1);
+	return value;
+}
+
+/* Misspelt fields would be ignored silently otherwise. */
+static void check_field_names(lua_State *L)
+{
+	static const char * const known[] = {
+		"hook", "pf", "hooknum", "priority", "mark", "onerror"
+	};
+	size_t i;
+
+	for (lua_pushnil(L); lua_next(L, 1); lua_pop(L, 1)) {
+		const char *name = lua_type(L, -2) == LUA_TSTRING ?
+			lua_tostring(L, -2) : "?";
+
+		for (i = 0; i < ARRAY_SIZE(known); i++)
+			if (!strcmp(known[i], name))
+				break;
+		if (i == ARRAY_SIZE(known))
+			luaL_error(L, "netfilter.register: unknown field '%s'",
+				   name);
+	}
+}
+
+static void read_family(lua_State *L, struct lunatik_hook *hook)
+{
+	lua_Integer last;
+
+	hook->ops.pf = field_integer(L, "pf", 0, NFPROTO_NUMPROTO - 1);
+	switch (hook->ops.pf) {
+	case NFPROTO_INET:
+	case NFPROTO_IPV4:
+	case NFPROTO_IPV6:
+		last = NF_INET_POST_ROUTING;
+		break;
+	case NFPROTO_ARP:
+		last = NF_ARP_FORWARD;
+		break;
+	case NFPROTO_BRIDGE:
+		last = NF_BR_POST_ROUTING;
+		break;
+	default:
+		luaL_error(L, "netfilter.register: no hooks for the family %d: INET, IPV4, IPV6, ARP and BRIDGE have some",
+			   (int)hook->ops.pf);
+		return;
+	}
+	hook->ops.hooknum = field_integer(L, "hooknum", 0, last);
+}
+
+static void read_error_rule(lua_State *L, struct lunatik_hook *hook)
+{
+	const char *rule;
+
+	lua_getfield(L, 1, "onerror");
+	rule = luaL_optstring(L, -1, "accept");
+	if (strcmp(rule, "accept") && strcmp(rule, "drop"))
+		luaL_error(L, "netfilter.register: the field 'onerror' is \"accept\" or \"drop\", not \"%s\"",
+			   rule);
+	hook->on_error = *rule == 'd' ? NF_DROP : NF_ACCEPT;
+	lua_pop(L, 1);
+}
+
+/*
+ * netfilter.register{ hook =, pf =, hooknum =, priority = [, mark =]
+ *                     [, onerror =] }
+ */
+static int netfilter_register(lua_State *L)
+{
+	struct lunatik_runtime *rt = lunatik_runtime_of(L);
+	struct lunatik_hook hook = {};
+
+	luaL_checktype(L, 1, LUA_TTABLE);
+	lua_settop(L, 1);
+	if (rt->sleep)
+		return luaL_error(L, "netfilter.register: hooks run in atomic context, and this runtime is sleepable; create it with sleep=false");
+	if (rt->armed)
+		return luaL_error(L, "netfilter.register: hooks are registered while the script's body first runs");
+	check_field_names(L);
+	read_family(L, &hook);
+	hook.ops.priority = field_integer(L, "priority", S32_MIN, S32_MAX);
+	hook.match_mark = lua_getfield(L, 1, "mark") != LUA_TNIL;
+	lua_pop(L, 1);
+	if (hook.match_mark)
+		hook.mark = field_integer(L, "mark", 0, U32_MAX);
+	read_error_rule(L, &hook);
+	if (lua_getfield(L, 1, "hook") != LUA_TFUNCTION)
+		return luaL_error(L, "netfilter.register: the field 'hook' is a %s, not a function",
+				  luaL_typename(L, -1));
+	hook.callback = luaL_ref(L, LUA_REGISTRYINDEX);
+	lunatik_skb_new(L);
+	hook.packet = lua_touserdata(L, -1);
+	hook.packet_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+	if (!lunatik_hook_add(rt, &hook))
+		return luaL_error(L, "not enough memory");
+	return 0;
+}
+
+static const luaL_Reg netfilter_functions[] = {
+	{ "register", netfilter_register },
+	{ NULL, NULL }
+};
+
+int lunatik_open_netfilter(lua_State *L)
+{
+	luaL_newlib(L, netfilter_functions);
+	lunatik_constants(L, "family", families, ARRAY_SIZE(families));
+	lunatik_constants(L, "action", actions, ARRAY_SIZE(actions));
+	lunatik_constants(L, "inet_hooks", inet_hooks, ARRAY_SIZE(inet_hooks));
+	lunatik_constants(L, "bridge_hooks", bridge_hooks,
+			  ARRAY_SIZE(bridge_hooks));
+	lunatik_constants(L, "arp_hooks", arp_hooks, ARRAY_SIZE(arp_hooks));
+	lunatik_constants(L, "ip_priority", ip_priorities,
+			  ARRAY_SIZE(ip_priorities));
+	lunatik_constants(L, "bridge_priority", bridge_priorities,
+			  ARRAY_SIZE(bridge_priorities));
+	return 1;
+}

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: (GPL-2.0 OR MIT) */
+/*
+ * Libraries: what a script finds in its globals and behind require.
+ */
+#ifndef _LUNATIK_LIBRARY_H
+#define _LUNATIK_LIBRARY_H
+
+#include "lua.h"
+#include "lauxlib.h"
+
+struct lunatik_runtime;
+
+/**
+ * struct lunatik_constant - a named integer in a table
+ * @name: key
+ * @value: integer
+ */
+struct lunatik_constant {
+	const char *name;
+	lua_Integer value;
+};
+
+void lunatik_constants(lua_State *L, const char *field,
+		       const struct lunatik_constant *constants, size_t count);
+
+int lunatik_open_lunatik(lua_State *L);
+int lunatik_open_netfilter(lua_State *L);
+int lunatik_open_linux(lua_State *L);
+int lunatik_open_math(lua_State *L);
+void lunatik_skb_new(lua_State *L);
+int lunatik_random(lua_State *L);
+
+void lunatik_library_open(lua_State *L);
+void lunatik_library_close(struct lunatik_runtime *rt);
+
+#endif /* _LUNATIK_LIBRARY_H */

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: (GPL-2.0 OR MIT)
+/*
+ * What the stock Lua core calls and the kernel does not have.
+ */
+#include <linux/bug.h>
+#include <linux/compiler.h>
+#include <linux/random.h>
+
+#include "lstate.h"
+#include "lauxlib.h"
+#include "ldebug.h"
+#include "ldo.h"
+#include "lundump.h"
+
+unsigned int lunatik_seed(void)
+{
+	return get_random_u32();
+}
+
+/* Reached only by an error outside any protected call, which is our bug. */
+void lunatik_abort(void)
+{
+	BUG();
+	unreachable();
+}
+
+long long lunatik_no_float(lua_State *L, const char *what)
+{
+	luaG_runerror(L, "%s needs floats, and Lua in the kernel has integers only",
+		      what);
+}
+
+long long lunatik_fold_float(lua_State *L, const char *what)
+{
+	return lunatik_thread_of(L)->limits->compiling ?
+		0 : lunatik_no_float(L, what);
+}
+
+/*
+ * An interrupt on this CPU may walk the list at any point of these two, forwards
+ * only, so each changes what such a walk sees by one store.
+ */
+void lunatik_thread_init(lua_State *L, lua_State *thread)
+{
+	struct lunatik_thread *head = lunatik_thread_of(G(L)->mainthread);
+	struct lunatik_thread *new = lunatik_thread_of(thread);
+
+	new->limits = head->limits;
+	new->prev = head;
+	new->next = head->next;
+	if (new->next)
+		new->next->prev = new;
+	smp_store_release(&head->next, new);
+}
+
+void lunatik_thread_exit(lua_State *thread)
+{
+	struct lunatik_thread *old = lunatik_thread_of(thread);
+
+	if (old->next)
+		old->next->prev = old->prev;
+	smp_store_release(&old->prev->next, old->next);
+}
+
+/* Bytecode is refused by every door: nothing is dumped, nothing is undumped. */
+LClosure *luaU_undump(lua_State *L, ZIO *Z, const char *name)
+{
+	luaL_error(L, "%s is bytecode, and only text is loaded", name);
+}
+
+int luaU_dump(lua_State *L, const Proto *f, lua_Writer w, void *data, int strip)
+{
+	return 1;
+}

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: (GPL-2.0 OR MIT)
+/*
+ * Scripts: find, read and compile, see script.h.
+ */
+#include <linux/ctype.h>
+#include <linux/file.h>
+#include <linux/fs.h>
+#include <linux/kernel_read_file.h>
+#include <linux/module.h>
+#include <linux/namei.h>
+#include <linux/vmalloc.h>
+
+#include "runtime.h"
+#include "script.h"
+
+#define SCRIPT_MAX	(1024 * 1024)
+
+static char *root = "/lib/modules/lua";
+module_param(root, charp, 0444);
+MODULE_PARM_DESC(root, "directory that scripts are looked up in (default /lib/modules/lua)");
+
+/**
+ * lunatik_script_root() - the Lua root
+ *
+ * Return: its path.
+ */
+const char *lunatik_script_root(void)
+{
+	return root;
+}
+
+/* "foo.bar" and "foo/bar" name foo/bar.lua. Leaves the path on the Lua stack. */
+static const char *script_path(lua_State *L, const char *name)
+{
+	const char *s;
+
+	if (!*name || strlen(name) >= LUNATIK_NAME_MAX)
+		luaL_error(L, "a script's name has 1 to %d bytes",
+			   LUNATIK_NAME_MAX - 1);
+	for (s = name; *s; s++) {
+		bool separator = *s == '.' || *s == '/';
+
+		if (!separator && !isalnum(*s) && *s != '_' && *s != '-')
+			luaL_error(L, "bad script name '%s': letters, digits, '_', '-', and '.' or '/' between directories",
+				   name);
+		if (separator && (s == name || !s[1] || s[1] == '.' || s[1] == '/'))
+			luaL_error(L, "bad script name '%s': an empty part",
+				   name);
+	}
+	lua_pushfstring(L, "%s.lua", luaL_gsub(L, name, ".", "/"));
+	lua_remove(L, -2);
+	return lua_tostring(L, -1);
+}
+
+/*
+ * Below the root by construction of the path, and by LOOKUP_BENEATH against
+ * links that lead out of it. The caller frees the text.
+ */
+static ssize_t script_read(const char *relative, void **text)
+{
+	struct path top, path;
+	struct file *file;
+	ssize_t len;
+	int err;
+
+	err = kern_path(root, LOOKUP_FOLLOW | LOOKUP_DIRECTORY, &top);
+	if (err)
+		return err;
+	err = vfs_path_lookup(top.dentry, top.mnt, relative,
+			      LOOKUP_FOLLOW | LOOKUP_BENEATH, &path);
+	path_put(&top);
+	if (err)
+		return err;
+	file = dentry_open(&path, O_RDONLY, current_cred());
+	path_put(&path);
+	if (IS_ERR(file))
+		return PTR_ERR(file);
+	len = kernel_read_file(file, 0, text, SCRIPT_MAX, NULL, READING_UNKNOWN);
+	fput(file);
+	return len;
+}
+
+struct script_text {
+	const char *text;
+	size_t len;
+};
+
+static const char *script_reader(lua_State *L, void *data, size_t *len)
+{
+	struct script_text *text = data;
+	const char *piece = text->len ? text->text : NULL;
+
+	*len = text->len;
+	text->len = 0;
+	return piece;
+}
+
+/**
+ * lunatik_script_compile() - compile a text
+ * @L: gets the function, or the message
+ * @text: source, never bytecode
+ * @len: bytes of @text
+ * @chunkname: "@file" or "=name"
+ *
+ * Context: inside a protected call; does not raise.
+ * Return: 0, or a Lua status.
+ */
+int lunatik_script_compile(lua_State *L, const char *text, size_t len,
+			   const char *chunkname)
+{
+	struct lunatik_limits *limits = lunatik_thread_of(L)->limits;
+	struct script_text data = { text, len };
+	int status;
+
+	limits->compiling++;
+	status = lua_load(L, script_reader, &data, chunkname, "t");
+	limits->compiling--;
+	return status;
+}
+
+/**
+ * lunatik_script_explain() - say what Lua's lexer cannot know
+ * @L: has the message of a failed lunatik_script_compile() on its top
+ *
+ * Context: inside a protected call; raises when memory runs out.
+ */
+void lunatik_script_explain(lua_State *L)
+{
+	if (strstr(lua_tostring(L, -1), "malformed number")) {
+		lua_pushliteral(L, " (Lua in the kernel has 64-bit integers only)");
+		lua_concat(L, 2);
+	}
+}
+
+/**
+ * lunatik_script_find() - find, read and compile a script below the Lua root
+ * @L: gets the function, or the message
+ * @name: "foo.bar" or "foo/bar"
+ *
+ * Context: inside a protected call, process, may sleep; raises for a bad name.
+ * Return: 0, or a negative errno: -ENOENT for a missing script, -ENOEXEC for one
+ * that does not compile.
+ */
+int lunatik_script_find(lua_State *L, const char *name)
+{
+	const char *path = script_path(L, name);
+	void *text = NULL;
+	ssize_t len;
+	int status;
+
+	/* From here to vfree() nothing raises: the chunk's name is made before. */
+	lua_pushfstring(L, "@%s", path);
+	luaL_checkstack(L, LUA_MINSTACK, NULL);
+	len = script_read(path, &text);
+	if (len == -ENOENT || len == -ENOTDIR) {
+		lua_pushfstring(L, "script '%s' not found: no file %s/%s",
+				name, root, path);
+		return -ENOENT;
+	}
+	if (len < 0 && len != -EINVAL) {
+		lua_pushfstring(L, "cannot read %s/%s: errno %d", root, path,
+				(int)-len);
+		return len;
+	}
+	/* kernel_read_file() refuses an empty file, Lua takes it */
+	status = lunatik_script_compile(L, text, text ? len : 0,
+					lua_tostring(L, -1));
+	vfree(text);
+	if (!status)
+		return 0;
+	lunatik_script_explain(L);
+	return -ENOEXEC;
+}
+
+/**
+ * lunatik_script_load() - compile what a runtime is to run
+ * @L: gets the function, or the message
+ * @spec: what to create
+ *
+ * Context: inside a protected call, process, may sleep; raises for a bad name.
+ * Return: 0, or a negative errno.
+ */
+int lunatik_script_load(lua_State *L, const struct lunatik_spec *spec)
+{
+	if (!spec->source)
+		return lunatik_script_find(L, spec->name);
+	lua_pushfstring(L, "=%s", spec->name);
+	if (!lunatik_script_compile(L, spec->source, spec->source_len,
+				    lua_tostring(L, -1)))
+		return 0;
+	lunatik_script_explain(L);
+	return -ENOEXEC;
+}
