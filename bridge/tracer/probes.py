@@ -1,0 +1,184 @@
+"""Where the tracer looks: data, and the kernel's symbols that they refer to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bridge.errors import EnvironmentLacking
+
+MODULE = "lunatik"
+HOOK_FUNCTION = "lunatik_hook_run"
+
+MODULE_TRACEPOINTS = (
+    "runtime_create",
+    "runtime_arm",
+    "runtime_resume",
+    "runtime_yield",
+    "runtime_stop",
+    "runtime_error",
+    "runtime_alloc",
+    "hook_enter",
+    "hook_exit",
+)
+"""Tracepoints lunatik:*, each with a program on_<name>."""
+
+KERNEL_TRACEPOINTS = (
+    ("sched_switch", "on_sched_switch"),
+    ("kmalloc", "on_kmalloc"),
+    ("kmem_cache_alloc", "on_cache_alloc"),
+    ("mm_page_alloc", "on_page_alloc"),
+    ("kfree", "on_free"),
+    ("kmem_cache_free", "on_free"),
+)
+
+TWINS = (
+    ("kmalloc", "on_kmalloc_twin"),
+    ("kmem_cache_alloc", "on_cache_alloc_twin"),
+    ("mm_page_alloc", "on_page_alloc_twin"),
+    ("kfree", "on_free_twin"),
+    ("kmem_cache_free", "on_free_twin"),
+)
+"""Attached after KERNEL_TRACEPOINTS; program.c says why there are two."""
+
+SLEEPERS: tuple[tuple[str, ...], ...] = (
+    ("__cond_resched",),  # might_sleep() of everything so marked, unless preempt=full
+    ("mutex_lock",),
+    ("mutex_lock_interruptible",),
+    ("mutex_lock_killable",),
+    ("ww_mutex_lock",),
+    ("rt_mutex_lock",),
+    ("down",),
+    ("down_interruptible",),
+    ("down_killable",),
+    ("down_timeout",),
+    ("down_read",),
+    ("down_read_killable",),
+    ("down_write",),
+    ("down_write_killable",),
+    ("percpu_down_write",),
+    ("schedule",),
+    ("schedule_timeout",),
+    ("schedule_hrtimeout_range_clock",),
+    ("io_schedule",),
+    ("wait_for_completion",),
+    ("wait_for_completion_timeout",),
+    ("wait_for_completion_interruptible",),
+    ("wait_woken",),
+    ("msleep",),
+    ("msleep_interruptible",),
+    ("usleep_range_state",),
+    ("synchronize_rcu",),
+    ("synchronize_rcu_expedited",),
+    ("rcu_barrier",),
+    ("synchronize_net",),
+    ("flush_work",),
+    ("__flush_workqueue",),
+    ("cancel_work_sync",),
+    ("kthread_stop",),
+    ("lock_sock_nested",),
+    ("vmalloc_noprof", "vmalloc"),
+)
+"""Functions that may sleep; later names of a row are those of older kernels (6.1)."""
+
+BOTTOM_HALVES = (
+    ("__local_bh_enable_ip", "local_bh_enable_ip"),
+    ("_local_bh_enable", "local_bh_enable_quiet"),
+)
+
+ENTRY_PROGRAMS = ("run_entry", "run_return")
+LOSSLESS_PROGRAMS = (*(f"on_{name}" for name in MODULE_TRACEPOINTS), "on_sched_switch")
+"""With ENTRY_PROGRAMS, the programs of which no run may be missed.
+
+A callback's other kprobes need no such check: the kernel skips a kprobe's program
+while another one runs on that CPU, and then it skips the entry function's too.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """The addresses of a module's code, from ``start`` up to but without ``end``."""
+
+    module: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Symbols:
+    """What /proc/kallsyms says, as far as the tracer needs it."""
+
+    addresses: dict[str, int]
+    functions: tuple[tuple[int, str, str], ...]
+
+    def find(self, names: Iterable[str]) -> str | None:
+        """Return the first of the names that the kernel has, or None."""
+        return next((name for name in names if name in self.addresses), None)
+
+    def hook_function(self) -> str | None:
+        """Return the hook's entry function, under a compiler's suffix if it has one."""
+        found = (
+            name
+            for _, name, owner in self.functions
+            if owner == MODULE and name.split(".")[0] == HOOK_FUNCTION
+        )
+        return next(found, None)
+
+    def text(self, module: str) -> Text | None:
+        """Return the range of a module's code, or None if it has none.
+
+        It ends where other code begins. The last function's end is not known, but
+        it has no more than 64 KiB to itself.
+        """
+        starts = [address for address, _, owner in self.functions if owner == module]
+        if not starts:
+            return None
+        first, last = min(starts), max(starts)
+        others = (at for at, _, owner in self.functions if at > first and owner != module)
+        return Text(module, first, min(last + 0x10000, *others, last + 0x10000))
+
+
+_MODULE_LINE = re.compile(rb"^([0-9a-f]+) ([tTwW]) (\S+)\t\[(\w+)\]", re.MULTILINE)
+
+
+def parse_kallsyms(data: bytes, names: Iterable[str]) -> Symbols:
+    """Pick the named symbols and every module's functions from kallsyms' text.
+
+    Raises EnvironmentLacking where the kernel hides its addresses.
+    """
+    wanted = b"|".join(re.escape(name.encode()) for name in names)
+    pattern = re.compile(rb"^([0-9a-f]+) [a-zA-Z] (" + wanted + rb")$", re.MULTILINE)
+    addresses = {m[2].decode(): int(m[1], 16) for m in pattern.finditer(data)}
+    functions = tuple(
+        (int(m[1], 16), m[3].decode(), m[4].decode()) for m in _MODULE_LINE.finditer(data)
+    )
+    if not any(addresses.values()):
+        raise EnvironmentLacking(
+            "/proc/kallsyms shows no addresses",
+            cure="run as root, and set kernel.kptr_restrict to 0 or 1",
+        )
+    return Symbols(addresses, functions)
+
+
+def read_symbols() -> Symbols:
+    """Read the running kernel's symbols."""
+    names = [name for row in SLEEPERS for name in row]
+    names += [name for name, _ in BOTTOM_HALVES]
+    names += ["__per_cpu_offset", "pcpu_hot", "__preempt_count"]
+    return parse_kallsyms(Path("/proc/kallsyms").read_bytes(), names)
+
+
+def traced_modules(proc_modules: str) -> tuple[str, ...]:
+    """Return lunatik and the modules that use it, from the text of /proc/modules.
+
+    Raises EnvironmentLacking if lunatik is not loaded.
+    """
+    for line in proc_modules.splitlines():
+        name, _, _, users, *_ = line.split()
+        if name == MODULE:
+            return (MODULE, *(user for user in users.split(",") if user not in {"", "-"}))
+    raise EnvironmentLacking(
+        "the module lunatik is not loaded", cure="load it first, then start the tracer"
+    )

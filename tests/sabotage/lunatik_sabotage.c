@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: (GPL-2.0 OR MIT)
+/*
+ * Test-only: a Lua library that breaks every promise the tracer checks, so that
+ * tests can show that the tracer notices. Never load it on a machine that matters.
+ *
+ * Its functions use no Lua API, take no arguments and return nothing. A policy
+ * calls them in a callback, that is, in atomic context:
+ *
+ *	sleep		msleep: the task is switched away. The scheduler complains
+ *			and resets preempt_count, so the count is put back after.
+ *	mutex		takes and releases a mutex that nobody else wants
+ *	allocate	GFP_KERNEL
+ *	leak		an allocation that is freed only when this module goes
+ *	bh		enables bottom halves and disables them again
+ *
+ * A callback after stop cannot be staged with the module's own hook: the memory
+ * it works on is gone by then. What can be had is what such a hook looks like
+ * from outside: a Netfilter hook of this module, in every namespace, on real
+ * packets, that announces itself through lunatik's exported tracepoints as the
+ * runtime whose id is in the parameter late_id, with bottom halves off.
+ */
+#include <linux/bottom_half.h>
+#include <linux/delay.h>
+#include <linux/list.h>
+#include <linux/module.h>
+#include <linux/mutex.h>
+#include <linux/netfilter.h>
+#include <linux/netfilter_ipv4.h>
+#include <linux/preempt.h>
+#include <linux/slab.h>
+#include <linux/spinlock.h>
+#include <net/net_namespace.h>
+
+#include "lunatik.h"
+#include "trace.h"
+
+#define LEAK_BYTES	100
+#define LATE_HOOK	1
+
+struct leaked {
+	struct list_head list;
+	u8 bytes[LEAK_BYTES];
+};
+
+static unsigned int late_id;
+module_param(late_id, uint, 0600);
+MODULE_PARM_DESC(late_id, "runtime in whose name packets are seen after its stop");
+
+static DEFINE_MUTEX(nobody_wants_this);
+static LIST_HEAD(leaks);
+static DEFINE_SPINLOCK(leaks_lock);
+
+static int sabotage_sleep(struct lua_State *L)
+{
+	int count = preempt_count();
+
+	msleep(1);
+	preempt_count_set(count);
+	return 0;
+}
+
+static int sabotage_mutex(struct lua_State *L)
+{
+	mutex_lock(&nobody_wants_this);
+	mutex_unlock(&nobody_wants_this);
+	return 0;
+}
+
+static int sabotage_allocate(struct lua_State *L)
+{
+	kfree(kmalloc(64, GFP_KERNEL));
+	return 0;
+}
+
+static int sabotage_leak(struct lua_State *L)
+{
+	struct leaked *leaked = kmalloc(sizeof(*leaked), GFP_ATOMIC);
+
+	if (!leaked)
+		return 0;
+	spin_lock_bh(&leaks_lock);
+	list_add(&leaked->list, &leaks);
+	spin_unlock_bh(&leaks_lock);
+	return 0;
+}
+
+static int sabotage_bh(struct lua_State *L)
+{
+	local_bh_enable();
+	local_bh_disable();
+	return 0;
+}
+
+static const struct lunatik_function functions[] = {
+	{ "sleep", sabotage_sleep },
+	{ "mutex", sabotage_mutex },
+	{ "allocate", sabotage_allocate },
+	{ "leak", sabotage_leak },
+	{ "bh", sabotage_bh },
+	{ }
+};
+
+static struct lunatik_library library = {
+	.name = "sabotage",
+	.functions = functions,
+	.owner = THIS_MODULE,
+};
+
+static unsigned int late_callback(void *priv, struct sk_buff *skb,
+				  const struct nf_hook_state *state)
+{
+	u32 id = READ_ONCE(late_id);
+
+	if (!id)
+		return NF_ACCEPT;
+	local_bh_disable();
+	trace_hook_enter(id, LATE_HOOK, state->pf, state->hook, skb->len,
+			 preempt_count());
+	trace_hook_exit(id, LATE_HOOK, NF_ACCEPT, 0, 0, preempt_count());
+	local_bh_enable();
+	return NF_ACCEPT;
+}
+
+static const struct nf_hook_ops late_ops = {
+	.hook = late_callback,
+	.pf = NFPROTO_IPV4,
+	.hooknum = NF_INET_LOCAL_OUT,
+	.priority = NF_IP_PRI_LAST,
+};
+
+static int __net_init late_init(struct net *net)
+{
+	return nf_register_net_hook(net, &late_ops);
+}
+
+static void __net_exit late_exit(struct net *net)
+{
+	nf_unregister_net_hook(net, &late_ops);
+}
+
+static struct pernet_operations late_net_ops = {
+	.init = late_init,
+	.exit = late_exit,
+};
+
+static int __init sabotage_init(void)
+{
+	int error = register_pernet_subsys(&late_net_ops);
+
+	if (error)
+		return error;
+	error = lunatik_library_register(&library);
+	if (error)
+		unregister_pernet_subsys(&late_net_ops);
+	return error;
+}
+
+static void __exit sabotage_exit(void)
+{
+	struct leaked *leaked, *next;
+
+	lunatik_library_unregister(&library);
+	unregister_pernet_subsys(&late_net_ops);
+	list_for_each_entry_safe(leaked, next, &leaks, list)
+		kfree(leaked);
+}
+
+module_init(sabotage_init);
+module_exit(sabotage_exit);
+
+MODULE_DESCRIPTION("Test-only: breaks what the tracer of lunatik-bridge checks");
+MODULE_LICENSE("Dual MIT/GPL");
