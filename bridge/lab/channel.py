@@ -1,6 +1,6 @@
 """The host's end of a virtio-serial port, and the commands that run over it.
 
-The frame format is described, once, in agent.py.
+The frame format is described, once, in guest/frames.py.
 """
 
 from __future__ import annotations
@@ -12,19 +12,30 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from bridge.errors import LabError, LabTimeout
-from bridge.lab.agent import CHUNK, LINE_LIMIT, WINDOW, Lines, decode, encode, pack, unpack
+from bridge.lab.guest.frames import (
+    CHUNK,
+    LINE_LIMIT,
+    WINDOW,
+    Lines,
+    decode,
+    encode,
+    pack,
+    unpack,
+)
 
 Frame = tuple[str, list[bytes]]
 _OUT_LIMIT = 1 << 20
+_STALL_S = 20.0
 
 
-class ChannelLost(Exception):
+class ChannelLostError(Exception):
     """The machine closed the port: it is gone."""
 
 
@@ -66,7 +77,7 @@ class Channel:
         """Open a session, dropping whatever an earlier one left on the line.
 
         ``alive`` is called now and then and may raise. Raises LabTimeout at the
-        deadline and ChannelLost where the machine is gone.
+        deadline and ChannelLostError where the machine is gone.
         """
         nonce = os.urandom(8).hex().encode()
         self._frames.clear()
@@ -83,11 +94,16 @@ class Channel:
         raise LabTimeout("the guest does not answer")
 
     def send(self, verb: str, *fields: bytes) -> None:
-        """Queue a frame; waits only where very much is queued already."""
+        """Queue a frame; waits where very much is queued already.
+
+        Raises LabTimeout where the guest stops taking data.
+        """
         self._out += encode(verb, *fields)
         self._flush()
-        while len(self._out) > _OUT_LIMIT:
-            self.pump(None)
+        while (queued := len(self._out)) > _OUT_LIMIT:
+            self.pump(_STALL_S)
+            if len(self._out) == queued:
+                raise LabTimeout("the guest takes no more data")
 
     def receive(self, deadline: Deadline) -> Frame:
         """Return the next frame; raises LabTimeout at the deadline."""
@@ -128,7 +144,7 @@ class Channel:
         except BlockingIOError:
             return
         except OSError as error:
-            raise ChannelLost from error
+            raise ChannelLostError from error
         del self._out[:sent]
 
     def _fill(self) -> None:
@@ -137,9 +153,9 @@ class Channel:
         except BlockingIOError:
             return
         except OSError as error:
-            raise ChannelLost from error
+            raise ChannelLostError from error
         if not data:
-            raise ChannelLost
+            raise ChannelLostError
         for line in self._lines.feed(data):
             try:
                 self._frames.append(decode(line))
@@ -245,7 +261,7 @@ class Session:
         """
         try:
             ready = self._channel.pump(timeout_s, watch)
-        except ChannelLost:
+        except ChannelLostError:
             raise self._lost() from None
         for verb, fields in self._channel.take():
             self._handle(verb, fields)
@@ -294,10 +310,8 @@ class Session:
         if self._release is None:
             return
         release, self._release = self._release, None
-        try:
+        with suppress(LabError):  # then the machine is gone, and with it the command
             self.kill()
-        except LabError:
-            pass  # the machine is gone, and with it the command
         release()
 
     def timed_out(self, timeout_s: float) -> LabTimeout:
@@ -315,7 +329,7 @@ class Session:
     def _send(self, verb: str, *fields: bytes) -> None:
         try:
             self._channel.send(verb, *fields)
-        except ChannelLost:
+        except ChannelLostError:
             raise self._lost() from None
 
     def _feed(self) -> None:

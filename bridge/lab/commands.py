@@ -4,33 +4,53 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from typing import TypedDict, Unpack
 
 import click
 
+from bridge.lab import supervisor
+from bridge.lab.lab import DEFAULT_NAME, Lab
 from bridge.lab.machine import Options
-
-if TYPE_CHECKING:
-    from bridge.lab.status import LabStatus
-
-_NAME = click.option("--name", default="default", show_default=True, help="Which lab.")
-_CPUS = click.option("--cpus", type=click.IntRange(1, 64), help="Number of CPUs.")
-_MEMORY = click.option("--memory", "memory_mib", type=click.IntRange(256), metavar="MIB",
-                       help="Memory in MiB.")  # fmt: skip
-_ICOUNT = click.option("--icount", is_flag=True,
-                       help="One CPU whose time counts instructions.")  # fmt: skip
+from bridge.lab.passthrough import interactive, pass_through
+from bridge.lab.status import LabStatus, survey
 
 
-def make_options(cpus: int | None, memory_mib: int | None, icount: bool) -> Options | None:
+class _MachineArgs(TypedDict):
+    """What the command line says of the machine."""
+
+    cpus: int | None
+    memory_mib: int | None
+    icount: bool
+
+
+_Verb = Callable[..., object]
+_name = click.option("--name", default=DEFAULT_NAME, show_default=True, help="Which lab.")
+
+
+def _machine(verb: _Verb) -> _Verb:
+    """Give a verb the options of the machine."""
+    size = click.IntRange(min=256)
+    for option in (
+        click.option("--icount", is_flag=True, help="One CPU whose time counts instructions."),
+        click.option("--memory", "memory_mib", type=size, metavar="MIB", help="Memory."),
+        click.option("--cpus", type=click.IntRange(1, 64), help="Number of CPUs."),
+    ):
+        verb = option(verb)
+    return verb
+
+
+def _options(args: _MachineArgs) -> Options | None:
     """Return the options that were given, None where all are defaults."""
-    options = Options()
-    if cpus:
-        options = replace(options, cpus=cpus)
-    if memory_mib:
-        options = replace(options, memory_mib=memory_mib)
-    options = replace(options, icount=icount)
-    return None if options == Options() else options
+    default = Options()
+    options = replace(
+        default,
+        cpus=args["cpus"] or default.cpus,
+        memory_mib=args["memory_mib"] or default.memory_mib,
+        icount=args["icount"],
+    )
+    return None if options == default else options
 
 
 @click.group()
@@ -39,15 +59,11 @@ def lab() -> None:
 
 
 @lab.command()
-@_NAME
-@_CPUS
-@_MEMORY
-@_ICOUNT
-def up(name: str, cpus: int | None, memory_mib: int | None, icount: bool) -> None:
+@_name
+@_machine
+def up(name: str, **args: Unpack[_MachineArgs]) -> None:
     """Boot a lab that stays up, for `run` and `shell` to reuse."""
-    from bridge.lab import supervisor
-
-    facts = supervisor.up(name, make_options(cpus, memory_mib, icount) or Options())
+    facts = supervisor.up(name, _options(args) or Options())
     click.echo(
         f"lab {name!r} is up: kernel {facts.release}, {facts.acceleration},"
         f" booted in {facts.boot_s:.1f} s",
@@ -56,11 +72,9 @@ def up(name: str, cpus: int | None, memory_mib: int | None, icount: bool) -> Non
 
 
 @lab.command()
-@_NAME
+@_name
 def down(name: str) -> None:
     """End a lab that is up."""
-    from bridge.lab import supervisor
-
     supervisor.down(name)
 
 
@@ -68,8 +82,6 @@ def down(name: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def status(as_json: bool) -> None:
     """List the labs that are up, and the image they boot from."""
-    from bridge.lab.status import survey
-
     found = survey()
     if as_json:
         click.echo(json.dumps(asdict(found)))
@@ -94,45 +106,38 @@ def _describe(row: LabStatus) -> str:
     )
 
 
-@lab.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-@_NAME
-@click.option("--timeout", "timeout_s", type=click.FloatRange(0, min_open=True),
-              metavar="SECONDS", help="End the command after this long, with status 124.")  # fmt: skip
-@_CPUS
-@_MEMORY
-@_ICOUNT
+@lab.command(context_settings={"allow_interspersed_args": False})
+@_name
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="End the command after this long, with status 124.",
+)
+@_machine
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(
     name: str,
     timeout_s: float | None,
-    cpus: int | None,
-    memory_mib: int | None,
-    icount: bool,
     command: tuple[str, ...],
+    **args: Unpack[_MachineArgs],
 ) -> int:
     """Run COMMAND in the lab that is up, or in one of its own.
 
     Standard streams and the exit status pass through; 124 is a time-out, 255 a
     guest that crashed. Options of the machine boot a lab of its own.
     """
-    from bridge.lab.lab import Lab
-    from bridge.lab.passthrough import pass_through
-
-    with Lab.attach_or_boot(name, make_options(cpus, memory_mib, icount)) as machine:
+    with Lab.attach_or_boot(name, _options(args)) as machine:
         return pass_through(machine, command, timeout_s)
 
 
 @lab.command()
-@_NAME
-@_CPUS
-@_MEMORY
-@_ICOUNT
-def shell(name: str, cpus: int | None, memory_mib: int | None, icount: bool) -> int:
+@_name
+@_machine
+def shell(name: str, **args: Unpack[_MachineArgs]) -> int:
     """Open a shell in the lab that is up, or in one of its own."""
-    from bridge.lab.lab import Lab
-    from bridge.lab.passthrough import interactive, pass_through
-
-    with Lab.attach_or_boot(name, make_options(cpus, memory_mib, icount)) as machine:
+    with Lab.attach_or_boot(name, _options(args)) as machine:
         if os.isatty(0) and os.isatty(1):
             return interactive(machine, ["bash", "-i"])
         return pass_through(machine, ["bash"], None)

@@ -202,7 +202,14 @@ def _bootstrap(recipe: Recipe, partial: Path) -> None:
             env=_mmdebstrap_env(partial),
         )
         # Device nodes cannot be made by an ordinary user; the guest has devtmpfs.
-        unpack = ["tar", "-x", "-C", str(sysroot), "--exclude=./dev/*", "--delay-directory-restore"]
+        unpack = [
+            "tar",
+            "-x",
+            "-C",
+            str(sysroot),
+            "--exclude=./dev/*",
+            "--delay-directory-restore",
+        ]
         try:
             unpacked = subprocess.run(
                 _tied(unpack), stdin=maker.stdout, capture_output=True, check=False
@@ -229,7 +236,7 @@ def _tied(argv: Sequence[str]) -> list[str]:
 
 
 def _mmdebstrap_argv(recipe: Recipe) -> list[str]:
-    customize = f"set -- \"$1\"; LAB_SOURCES={shlex.quote(' '.join(recipe.sources))}\n"
+    customize = f'set -- "$1"; LAB_SOURCES={shlex.quote(" ".join(recipe.sources))}\n'
     return [
         "mmdebstrap",
         f"--variant={recipe.variant}",

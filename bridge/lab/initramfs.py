@@ -8,6 +8,7 @@ bytes. It is cached under the hash of its content's sources.
 from __future__ import annotations
 
 import hashlib
+import json
 import lzma
 import os
 import shutil
@@ -22,9 +23,22 @@ from bridge.lab.image import Image
 from bridge.lab.recipe import Recipe
 
 _HERE = Path(__file__).parent
-INIT = _HERE / "guest/init.sh"
-AGENT = _HERE / "agent.py"
-_DIRECTORIES = ("bin", "dev", "lower", "modules", "root", "rw")
+_GUEST = _HERE / "guest"
+_BOOT = _GUEST / "boot.sh"
+_DIRECTORIES = ("agent", "agent/guest", "bin", "dev", "lower", "modules", "root", "rw")
+
+
+# Module names and sources in, names and .pyc files (in hex) out. The twelve zero
+# bytes say: made from a source of unknown time and size, do not look for it.
+_COMPILER = """
+import importlib.util, json, marshal, sys
+header = importlib.util.MAGIC_NUMBER + bytes(12)
+compiled = {
+    name: (header + marshal.dumps(compile(source, name + ".py", "exec"))).hex()
+    for name, source in json.load(sys.stdin).items()
+}
+json.dump(compiled, sys.stdout)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +48,13 @@ class _Entry:
     content: bytes = b""
 
 
-def build(image: Image, recipe: Recipe, modules: Path | None = None) -> Path:
+def build(image: Image, recipe: Recipe, modules: Path | None) -> Path:
     """Return the initramfs for ``image``, making it where it is not cached.
 
-    ``modules`` is another kernel's module directory; a boot module it does not
-    have is taken to be built into that kernel.
+    ``modules`` is the module directory of the kernel to be booted; a boot module
+    that is not there is taken to be built into the kernel.
     """
-    directory = modules or image.modules
+    directory = modules or Path("/nonexistent")
     path = image.directory / f"initramfs-{_key(recipe, directory)}.cpio"
     if path.exists():
         return path
@@ -57,7 +71,13 @@ def build(image: Image, recipe: Recipe, modules: Path | None = None) -> Path:
 
 def agent_key() -> str:
     """Return a hash of the agent and of init: what the guest side is made of."""
-    return hashlib.sha256(INIT.read_bytes() + b"\0" + AGENT.read_bytes()).hexdigest()[:12]
+    sources = [_BOOT, *_agent_sources()]
+    content = b"\0".join(path.read_bytes() for path in sources)
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+def _agent_sources() -> list[Path]:
+    return sorted(_GUEST.glob("*.py"))
 
 
 def _key(recipe: Recipe, modules: Path) -> str:
@@ -72,8 +92,9 @@ def _entries(image: Image, recipe: Recipe, modules: Path) -> Iterator[_Entry]:
     yield _Entry("bin/busybox", 0o100755, busybox)
     for applet in ("sh", *_applets()):
         yield _Entry(f"bin/{applet}", 0o120777, b"busybox")
-    yield _Entry("init", 0o100755, INIT.read_bytes())
-    yield _Entry("agent.pyc", 0o100644, _compile_agent(image))
+    yield _Entry("init", 0o100755, _BOOT.read_bytes())
+    for name, code in _compile_agent(image).items():
+        yield _Entry(f"agent/guest/{name}.pyc", 0o100644, code)
     for number, path in enumerate(boot_modules(modules, recipe.boot_modules)):
         name = f"modules/{number:02}-{path.name.partition('.')[0]}.ko"
         yield _Entry(name, 0o100644, _decompress(path))
@@ -85,19 +106,17 @@ def _applets() -> list[str]:
             "switch_root", "uname"]  # fmt: skip
 
 
-def _compile_agent(image: Image) -> bytes:
+def _compile_agent(image: Image) -> dict[str, bytes]:
     """Compile the agent by the guest's own Python, which saves the guest the work."""
-    compiler = (
-        "import sys, marshal, importlib.util as u\n"
-        "code = compile(sys.stdin.buffer.read(), 'agent.py', 'exec')\n"
-        "header = u.MAGIC_NUMBER + bytes(12)\n"
-        "sys.stdout.buffer.write(header + marshal.dumps(code))\n"
+    sources = {path.stem: path.read_text() for path in _agent_sources()}
+    argv = [*chroot_argv(image.sysroot), "/usr/bin/python3", "-I", "-c", _COMPILER]
+    done = subprocess.run(
+        argv, input=json.dumps(sources), capture_output=True, text=True, check=False
     )
-    argv = [*chroot_argv(image.sysroot), "/usr/bin/python3", "-I", "-c", compiler]
-    done = subprocess.run(argv, input=AGENT.read_bytes(), capture_output=True, check=False)
     if done.returncode != 0:
-        raise LabError(f"compiling the agent failed: {done.stderr.decode()}")
-    return done.stdout
+        raise LabError(f"compiling the agent failed: {done.stderr}")
+    compiled: dict[str, str] = json.loads(done.stdout)
+    return {name: bytes.fromhex(code) for name, code in compiled.items()}
 
 
 def chroot_argv(sysroot: Path) -> list[str]:

@@ -21,7 +21,7 @@ from bridge.lab import tree
 from bridge.lab.carrier import Attached, Carrier, OneShot
 from bridge.lab.channel import (
     Channel,
-    ChannelLost,
+    ChannelLostError,
     Completed,
     Deadline,
     Session,
@@ -234,7 +234,7 @@ class Lab:
         """Turn the loss of the channel into what it means."""
         try:
             yield
-        except ChannelLost:
+        except ChannelLostError:
             raise self._carrier.crashed() from None
 
 
@@ -242,4 +242,3 @@ def _failure(done: Completed) -> str:
     how = f"status {done.returncode}" if done.returncode >= 0 else f"signal {-done.returncode}"
     output = (done.stderr or done.stdout).decode(errors="replace").rstrip()
     return f"{' '.join(done.argv)} ended with {how} in the guest\n{output[-2000:]}".rstrip()
-

@@ -68,7 +68,9 @@ class Wiring:
         return [*self.ports, self.life, self.console]
 
 
-def start(options: Options, accelerator: str, boot: Boot, wiring: Wiring) -> subprocess.Popen[bytes]:
+def start(
+    options: Options, accelerator: str, boot: Boot, wiring: Wiring
+) -> subprocess.Popen[bytes]:
     """Start QEMU; it dies with the calling thread's process.
 
     Its complaints go to the console's descriptor. Raises EnvironmentLacking where
@@ -117,7 +119,7 @@ def command_line(options: Options, accelerator: str, boot: Boot, wiring: Wiring)
 def kernel_words(options: Options, boot: Boot) -> list[str]:
     """Return the kernel's command line; a crash of any kind ends the machine."""
     words = ["console=ttyS0", "panic=-1", "oops=panic", "mitigations=off"]
-    return [*words, f"lab_key={boot.key}", *options.append]
+    return [*words, f"LAB_KEY={boot.key}", *options.append]
 
 
 def _cpu_args(options: Options, accelerator: str) -> list[str]:

@@ -9,7 +9,8 @@ import tty
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from bridge.lab.channel import CHUNK, Deadline, Session
+from bridge.lab.channel import Deadline, Session
+from bridge.lab.guest.frames import CHUNK
 from bridge.lab.lab import Lab
 
 _STDIN = 0
@@ -112,5 +113,3 @@ def write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
-
-

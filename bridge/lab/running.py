@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from bridge.errors import GuestCrashed, LabTimeout
 from bridge.lab import image, initramfs, machine, recipe
-from bridge.lab.channel import Channel, ChannelLost, Deadline
+from bridge.lab.channel import Channel, ChannelLostError, Deadline
 from bridge.lab.console import Console
 from bridge.lab.machine import Boot, Options, Wiring
 from bridge.lab.progress import Progress
@@ -33,9 +33,11 @@ def prepare(options: Options, progress: Progress) -> Boot:
     """Return the files to boot from, building what is not cached."""
     plan = recipe.load(options.suite)
     built = image.ensure(plan, progress)
+    # A kernel of the user's without modules has everything built in.
+    modules = options.modules if options.kernel else built.modules
     return Boot(
         kernel=options.kernel or built.vmlinux,
-        initramfs=initramfs.build(built, plan, options.modules),
+        initramfs=initramfs.build(built, plan, modules),
         root=built.squashfs,
         key=initramfs.agent_key(),
         modules=image.squash_modules(built, options.modules) if options.modules else None,
@@ -76,12 +78,12 @@ class Running:
         def watch() -> None:
             alive()
             if self.process.poll() is not None:
-                raise ChannelLost
+                raise ChannelLostError
             self._watch_kernel()
 
         try:
             greeting = channel.greet(Deadline(self._boot_timeout_s), watch)
-        except ChannelLost:
+        except ChannelLostError:
             raise self.crashed("the guest died while it booted") from None
         except LabTimeout as error:
             if not self.process_spoke():

@@ -31,7 +31,7 @@ _DOWN_S = 10.0
 _TRIM_MS = 5000
 
 
-class _Ended(Exception):
+class _EndedError(Exception):
     """The supervisor was told to end."""
 
 
@@ -122,7 +122,7 @@ def _supervise(
             port.close()
         _greet(directory, running, parent, wake)
         _serve(running, control, wake)
-    except _Ended:
+    except _EndedError:
         pass
     except LabError as error:
         _report(parent, error)
@@ -141,9 +141,9 @@ def _greet(directory: RunDir, running: Running, parent: socket.socket, wake: int
     """Wait for the agent, unless `lab up` or a signal ends the wait."""
 
     def alive() -> None:
-        ready, _, _ = select.select([parent, wake], [], [], 0)
+        ready, _, _ = select.select([parent.fileno(), wake], [], [], 0)
         if ready:
-            raise _Ended
+            raise _EndedError
 
     with directory.connect("port0") as sock:
         facts = running.greet(Channel(sock), alive)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import bridge
-from bridge.lab.agent import CHUNK
 from bridge.lab.channel import Channel, Deadline, expect_ok, have_tree
+from bridge.lab.guest.frames import CHUNK
 
 PROJECT = "/project"
 _PARTS = ("bridge", "netns", "lua", "kmod")

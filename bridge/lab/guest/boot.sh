@@ -32,14 +32,15 @@ mount -t tracefs trace sys/kernel/tracing
 mount -t bpf bpf sys/fs/bpf
 mount -t cgroup2 cgroup sys/fs/cgroup
 if [ -b dev/vdb ]; then # modules of a kernel that is not the image's own
-    mkdir -p lib/modules/extra && mount -t squashfs -o ro /dev/vdb lib/modules/extra &&
-        ln -sfn extra "lib/modules/$(uname -r)"
+    mkdir -p "lib/modules/$(uname -r)"
+    mount -t squashfs -o ro /dev/vdb "lib/modules/$(uname -r)"
 fi
 ln -s /proc/self/fd dev/fd
 echo lab >proc/sys/kernel/hostname
 ifconfig lo up
 mkdir -p run/lab/bin
-cp /agent.pyc run/lab/
+cp -r /agent run/lab/
 printf '%s\n' '#!/bin/sh' 'exec python3 -m bridge.cli "$@"' >run/lab/bin/lunabridge
 chmod 0755 run/lab/bin/lunabridge
-exec switch_root /root /usr/bin/python3 -ISE /run/lab/agent.pyc
+start='import sys; sys.path.insert(0, "/run/lab/agent"); from guest.init import main; main()'
+exec switch_root /root /usr/bin/python3 -ISE -c "$start"
