@@ -13,6 +13,7 @@ import errno
 import socket
 import struct
 from collections import deque
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,8 @@ _PACKET_STATISTICS = 6
 _PACKET_IGNORE_OUTGOING = 23
 _SO_RCVBUFFORCE = 33
 _SO_TIMESTAMPNS = 35
+_SO_MEMINFO = 55
+_FLOWINFO = 11  # IPV6_FLOWINFO
 _SNAPSHOT_BYTES = 65536
 
 
@@ -154,8 +157,7 @@ class Capture:
         time_ns = 0
         for level, kind, value in ancillary:
             if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS:
-                seconds, nanoseconds = struct.unpack("@ll", value[: struct.calcsize("@ll")])
-                time_ns = seconds * 1_000_000_000 + nanoseconds
+                time_ns = _nanoseconds(value)
         return Frame(time_ns, self.host, self.interface, data)
 
     def _dropped_since(self) -> int:
@@ -163,6 +165,74 @@ class Capture:
         statistics = self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8)
         dropped: int = struct.unpack("@II", statistics)[1]
         return dropped
+
+
+class Delivery:
+    """What a host's IP layer delivers to its sockets, after the LOCAL_IN hooks.
+
+    Raw sockets see packets later than a capture does, which is how a drop in the target
+    itself shows. IPv6 extension headers are not among what they see. The frames carry
+    an empty Ethernet header, and ``SOCKET`` as their interface.
+    """
+
+    SOCKET = "socket"
+
+    def __init__(self, host: Host, protocols: Iterable[tuple[int, int]]) -> None:
+        """Listen for each (IP version, protocol number)."""
+        self.host = host.name
+        self._sockets: list[socket.socket] = []
+        with ExitStack() as stack:
+            for version, protocol in protocols:
+                family = socket.AF_INET if version == 4 else socket.AF_INET6
+                receiver = stack.enter_context(host.socket(family, socket.SOCK_RAW, protocol))
+                receiver.setblocking(False)
+                receiver.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, BUFFER_BYTES // 2)
+                receiver.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+                if version == 6:
+                    for option in (
+                        socket.IPV6_RECVPKTINFO,
+                        socket.IPV6_RECVHOPLIMIT,
+                        _FLOWINFO,
+                    ):
+                        receiver.setsockopt(socket.IPPROTO_IPV6, option, 1)
+                self._sockets.append(receiver)
+            stack.pop_all()
+
+    def close(self) -> None:
+        """Stop listening."""
+        for receiver in self._sockets:
+            receiver.close()
+
+    def drain(self) -> list[Frame]:
+        """Take what was delivered; raises TrafficError if any of it was lost."""
+        frames = []
+        for receiver in self._sockets:
+            with suppress(BlockingIOError):
+                while True:
+                    frames.append(self._receive(receiver))
+            counts = receiver.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36)
+            if struct.unpack("@9I", counts)[8]:
+                raise TrafficError(
+                    f"a socket of {self.host} lost packets, so nothing can be said",
+                    cure="send fewer packets at a time",
+                )
+        return frames
+
+    def _receive(self, receiver: socket.socket) -> Frame:
+        data, ancillary, _, sender = receiver.recvmsg(_SNAPSHOT_BYTES, 256)
+        values = {(level, kind): value for level, kind, value in ancillary}
+        time_ns = _nanoseconds(values[socket.SOL_SOCKET, _SO_TIMESTAMPNS])
+        if receiver.family == socket.AF_INET:
+            return Frame(time_ns, self.host, self.SOCKET, bytes(12) + b"\x08\x00" + data)
+        # Raw IPv6 sockets deliver no header; its fields come beside the data (ipv6(7)).
+        flow = values.get((socket.IPPROTO_IPV6, _FLOWINFO), bytes(4))
+        word = (6 << 28 | int.from_bytes(flow, "big") & 0x0FFFFFFF).to_bytes(4, "big")
+        hop_limit = values[socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT][:1]
+        rest = len(data).to_bytes(2, "big") + bytes([receiver.proto]) + hop_limit
+        source = socket.inet_pton(socket.AF_INET6, sender[0].partition("%")[0])
+        destination = values[socket.IPPROTO_IPV6, socket.IPV6_PKTINFO][:16]
+        packet = word + rest + source + destination + data
+        return Frame(time_ns, self.host, self.SOCKET, bytes(12) + b"\x86\xdd" + packet)
 
 
 def save(
@@ -187,6 +257,11 @@ def save(
         for frame in ordered:
             number = names.index(f"{frame.host}:{frame.interface}")
             file.write(_packet_block(frame, number, comments.get(frame)))
+
+
+def _nanoseconds(timespec: bytes) -> int:
+    seconds, nanoseconds = struct.unpack("@ll", timespec)
+    return int(seconds) * 1_000_000_000 + int(nanoseconds)
 
 
 def _packet_block(frame: Frame, interface_number: int, comment: str | None) -> bytes:

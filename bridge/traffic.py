@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from bridge import capture as capturing
 from bridge import exchange, matching, packetdiff
-from bridge.capture import Capture, Frame
+from bridge.capture import Capture, Delivery, Frame
 from bridge.errors import TrafficError
 
 if TYPE_CHECKING:
@@ -117,6 +117,7 @@ class Traffic:
         self._buffer_bytes = buffer_bytes
         self._stack = ExitStack()
         self._captures: dict[tuple[str, str], Capture] = {}
+        self._sources: dict[tuple[str, str], Capture | Delivery] = {}
         self._arrived: dict[tuple[str, str], list[Frame]] = {}
         self._links: dict[tuple[str, str], socket.socket] = {}
         self._comments: dict[Frame, str] = {}
@@ -130,7 +131,7 @@ class Traffic:
                 for interface in host.interfaces:
                     place = (host.name, interface.name)
                     capture = Capture(host, interface.name, buffer_bytes=self._buffer_bytes)
-                    self._captures[place] = stack.enter_context(capture)
+                    self._captures[place] = self._sources[place] = stack.enter_context(capture)
                     link = host.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
                     self._links[place] = stack.enter_context(link)
                     link.bind((interface.name, 0))
@@ -167,6 +168,7 @@ class Traffic:
         src: str = "client",
         dst: str = "server",
         via: Literal["link", "socket"] = "link",
+        observe: Literal["link", "socket"] = "link",
         ignore: Iterable[str] = (),
         within: Mapping[str, int] | None = None,
         settle_s: float = 0.0,
@@ -178,6 +180,9 @@ class Traffic:
         and an IPv6 packet a flow label of its own, by which it is recognised if the
         policy changes it. ``via="link"`` puts it on the wire, past the sender's own
         hooks; ``via="socket"`` sends it through the sender's LOCAL_OUT and POST_ROUTING.
+        ``observe="link"`` looks at what arrives on the target's link, before the target's
+        own hooks; ``observe="socket"`` at what the target's sockets get, after PRE_ROUTING
+        and LOCAL_IN, and is what to use for hooks there.
         ``ignore`` and ``within`` are those of ``packetdiff.diff``. ``settle_s`` waits for
         packets that are held back on purpose, and ends early when all have arrived.
 
@@ -186,15 +191,17 @@ class Traffic:
         """
         path = self._path(src, dst)
         sent = [self._complete(one, path) for one in _each(packets)]
-        self._drain()
-        self._arrived = {place: [] for place in self._captures}
-        with _one_cpu():
-            self._inject(sent, path, via)
-            self._let_through(path)
-        if settle_s:
-            self._settle(path, len(sent), settle_s)
+        with self._delivery(sent, dst, observe):
+            self._drain()
+            self._arrived = {}
+            with _one_cpu():
+                self._inject(sent, path, via)
+                self._let_through(path)
+            if settle_s:
+                self._settle(path, len(sent), settle_s)
+            self._drain()
         self._require_complete(path)
-        return self._judge(sent, path, tuple(ignore), within)
+        return self._judge(sent, path, observe, tuple(ignore), within)
 
     def ping(
         self,
@@ -301,6 +308,21 @@ class Traffic:
             )
         return type(packet)(data)
 
+    @contextmanager
+    def _delivery(self, sent: Sequence[Packet], dst: str, observe: str) -> Iterator[None]:
+        """Listen at the target's sockets too, if that is what is to be observed."""
+        if observe == "link":
+            yield
+            return
+        protocols = {(packet.version, _protocol(packet)) for packet in sent}
+        delivery = Delivery(self.topology[dst], protocols)
+        self._sources[dst, Delivery.SOCKET] = delivery
+        try:
+            yield
+        finally:
+            del self._sources[dst, Delivery.SOCKET]
+            delivery.close()
+
     def _inject(self, sent: Sequence[Packet], path: Sequence[Hop], via: str) -> None:
         with self._injector(path[0], via) as inject:
             for number, packet in enumerate(sent, start=1):
@@ -368,7 +390,9 @@ class Traffic:
         place = (path[-1].receiver, path[-1].into.name)
         deadline = time.monotonic() + settle_s
         while (remaining_s := deadline - time.monotonic()) > 0:
-            packets = [matching.network_packet(one.data) for one in self._arrived[place]]
+            packets = [
+                matching.network_packet(one.data) for one in self._arrived.get(place, [])
+            ]
             if sum(packet is not None for packet in packets) >= expected:
                 break
             select.select(list(self._captures.values()), [], [], remaining_s)
@@ -376,8 +400,8 @@ class Traffic:
         self._let_through(path)
 
     def _drain(self) -> None:
-        for place, capture in self._captures.items():
-            self._arrived.setdefault(place, []).extend(capture.drain())
+        for place, source in self._sources.items():
+            self._arrived.setdefault(place, []).extend(source.drain())
 
     def _require_complete(self, path: Sequence[Hop]) -> None:
         for hop in path:
@@ -388,40 +412,47 @@ class Traffic:
         self,
         sent: Sequence[Packet],
         path: Sequence[Hop],
+        observe: str,
         ignore: tuple[str, ...],
         within: Mapping[str, int] | None,
     ) -> list[Outcome]:
         """Put together what each packet met."""
-        raw = [bytes(packet) for packet in sent]
-        arrivals = self._found(raw, path, len(path) - 1)
+        trails = self._trails([bytes(packet) for packet in sent], path, observe)
         answers = self._answers(sent, path[0])
-        stages = [self._found(raw, path, stage) for stage in range(len(path) - 1)]
         outcomes = []
-        for number, packet in enumerate(sent):
-            frames = arrivals[number]
-            reached = [stage for stage, found in enumerate(stages) if found[number]]
-            seen, differences = _compare(packet, frames, len(path) - 1, ignore, within)
+        for number, (packet, trail) in enumerate(zip(sent, trails, strict=True)):
+            arrivals = trail[-1]
+            seen, differences = _compare(packet, arrivals, len(path) - 1, ignore, within)
+            places = [frames[0] for frames in trail if frames]
             outcome = Outcome(
                 packet=packet,
                 verdict=_verdict(seen, differences, answers[number]),
                 seen=seen,
                 diff=tuple(differences),
                 answers=tuple(answers[number]),
-                arrivals=len(frames),
-                last_seen=_place(path, len(path) - 1 if frames else max(reached, default=-1)),
+                arrivals=len(arrivals),
+                last_seen=_place(places, path[0]),
             )
             outcomes.append(outcome)
-            trail = frames or (stages[max(reached)][number] if reached else [])
-            self._comments.update((frame, f"#{number + 1} {outcome}") for frame in trail[:1])
+            self._comments.update((frame, f"#{number + 1} {outcome}") for frame in places[-1:])
         return outcomes
 
+    def _trails(
+        self, raw: Sequence[bytes], path: Sequence[Hop], observe: str
+    ) -> list[list[list[Frame]]]:
+        """For each packet, the frames that are it at each stage of the path."""
+        stages = [((hop.receiver, hop.into.name), number) for number, hop in enumerate(path)]
+        if observe == "socket":
+            stages.append(((path[-1].receiver, Delivery.SOCKET), len(path) - 1))
+        found = [self._found(raw, place, routers) for place, routers in stages]
+        return [[stage[number] for stage in found] for number in range(len(raw))]
+
     def _found(
-        self, raw: Sequence[bytes], path: Sequence[Hop], stage: int
+        self, raw: Sequence[bytes], place: tuple[str, str], routers: int
     ) -> list[list[Frame]]:
-        """The frames of each packet at the end of hop ``stage``: as many routers passed it."""
-        hop = path[stage]
-        frames = self._network_frames((hop.receiver, hop.into.name))
-        expected = [matching.after_hops(matching.trimmed(packet), stage) for packet in raw]
+        """The frames of each packet at one place, which is behind so many routers."""
+        frames = self._network_frames(place)
+        expected = [matching.after_hops(matching.trimmed(packet), routers) for packet in raw]
         matches = matching.match(expected, [packet for _, packet in frames])
         return [[frames[number][0] for number in numbers] for numbers in matches]
 
@@ -446,7 +477,8 @@ class Traffic:
 
     def _network_frames(self, place: tuple[str, str]) -> list[tuple[Frame, bytes]]:
         packets = [
-            (frame, matching.network_packet(frame.data)) for frame in self._arrived[place]
+            (frame, matching.network_packet(frame.data))
+            for frame in self._arrived.get(place, [])
         ]
         return [(frame, packet) for frame, packet in packets if packet is not None]
 
@@ -514,11 +546,16 @@ def _verdict(
     return Verdict.ANSWERED if answers else Verdict.DROPPED
 
 
-def _place(path: Sequence[Hop], stage: int) -> str:
-    """Where a packet was after hop ``stage``; before the first, at its sender."""
-    if stage < 0:
-        return f"{path[0].sender} {path[0].out.name}"
-    return f"{path[stage].receiver} {path[stage].into.name}"
+def _place(frames: Sequence[Frame], first: Hop) -> str:
+    """Where the last frame of a trail was seen; without any, at the sender."""
+    if not frames:
+        return f"{first.sender} {first.out.name}"
+    return f"{frames[-1].host} {frames[-1].interface}"
+
+
+def _protocol(packet: Packet) -> int:
+    number: int = packet.proto if packet.version == 4 else packet.nh
+    return number
 
 
 def _send_raw(sender: socket.socket, packet: Packet) -> None:

@@ -17,7 +17,7 @@ import os
 import signal
 import threading
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,23 +43,23 @@ _IFF_MULTICAST = 0x1000
 _FIRST_INDEX = 100
 _UP_DEADLINE_S = 60.0
 
-# Written in each namespace before it has links. "?" marks what older kernels, or
-# kernels that keep the setting global, lack.
+# Written in each namespace before it has links.
 _SYSCTLS = {
     "ipv6/conf/all/accept_dad": "0",
     "ipv6/conf/default/accept_dad": "0",
     "ipv6/conf/default/dad_transmits": "0",
     "ipv6/conf/default/accept_ra": "0",
     "ipv6/conf/default/router_solicitations": "0",
-    "ipv6/conf/default/addr_gen_mode": "1",  # no link-local address
     "ipv6/auto_flowlabels": "0",
-    "ipv6/icmp/ratelimit": "0",
-    "ipv4/icmp_ratelimit": "0",
+    "ipv6/icmp/ratemask": "\n",  # no limit on ICMP errors of any type
+    "ipv4/icmp_ratemask": "0",
     "ipv4/conf/all/rp_filter": "0",
     "ipv4/conf/default/rp_filter": "0",
     "ipv4/conf/all/send_redirects": "0",
     "ipv4/conf/default/send_redirects": "0",
 }
+# Only without link-local addresses is a link silent; neighbour discovery needs them.
+_SILENT_SYSCTLS = {"ipv6/conf/default/addr_gen_mode": "1"}
 _ROUTER_SYSCTLS = {"ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1"}
 
 
@@ -155,6 +155,8 @@ class Topology:
         path = namespace.create(netns_name)
         with namespace.entered(path):
             _write_sysctls(_SYSCTLS)
+            if self.static_neighbours:
+                _write_sysctls(_SILENT_SYSCTLS)
         self._hosts[name] = Host(name, netns_name, self.plan.interfaces(name))
 
     def _join(self, link: Link) -> None:
@@ -285,9 +287,7 @@ def _netlink(host: Host) -> Iterator[Any]:
 
 def _write_sysctls(settings: dict[str, str]) -> None:
     for key, value in settings.items():
-        path = Path("/proc/sys/net", key.rstrip("?"))
-        with suppress(FileNotFoundError) if key.endswith("?") else ExitStack():
-            path.write_text(value)
+        Path("/proc/sys/net", key).write_text(value)
 
 
 def _wait_until_up(host: Host) -> None:
