@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bridge.errors import EnvironmentLacking, ModuleError
-from bridge.lab import image
+from bridge.lab import Lab, image
 from bridge.lab.initramfs import chroot_argv
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -170,3 +170,13 @@ def _run(argv: Sequence[str]) -> None:
             f"building the module failed with status {done.returncode}",
             cure="the compiler's output is above",
         )
+
+
+def install(lab: Lab, progress: Progress = lambda text: None) -> None:
+    """Build the modules for the kernel of ``lab`` and put them into the guest.
+
+    They are then in GUEST_DIRECTORY, not loaded. Raises as build() does, LabError.
+    """
+    directory = build(Kernel.of_image(image.ensure()), progress)
+    for module in sorted(directory.glob("*.ko")):
+        lab.put(module, f"{GUEST_DIRECTORY}/{module.name}")

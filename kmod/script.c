@@ -5,10 +5,9 @@
 #include <linux/ctype.h>
 #include <linux/file.h>
 #include <linux/fs.h>
-#include <linux/kernel_read_file.h>
 #include <linux/module.h>
 #include <linux/namei.h>
-#include <linux/vmalloc.h>
+#include <linux/slab.h>
 
 #include "runtime.h"
 #include "script.h"
@@ -44,7 +43,7 @@ static const char *script_path(lua_State *L, const char *name)
 			luaL_error(L, "bad script name '%s': letters, digits, '_', '-', and '.' or '/' between directories",
 				   name);
 		if (separator && (s == name || !s[1] || s[1] == '.' || s[1] == '/'))
-			luaL_error(L, "bad script name '%s': an empty part",
+			luaL_error(L, "bad script name '%s': it leads below the Lua root, so no part of it is empty",
 				   name);
 	}
 	lua_pushfstring(L, "%s.lua", luaL_gsub(L, name, ".", "/"));
@@ -54,30 +53,49 @@ static const char *script_path(lua_State *L, const char *name)
 
 /*
  * Below the root by construction of the path, and by LOOKUP_BENEATH against
- * links that lead out of it. The caller frees the text.
+ * links that lead out of it.
  */
-static ssize_t script_read(const char *relative, void **text)
+static struct file *script_open(const char *relative)
 {
 	struct path top, path;
 	struct file *file;
-	ssize_t len;
 	int err;
 
 	err = kern_path(root, LOOKUP_FOLLOW | LOOKUP_DIRECTORY, &top);
 	if (err)
-		return err;
+		return ERR_PTR(err);
 	err = vfs_path_lookup(top.dentry, top.mnt, relative,
 			      LOOKUP_FOLLOW | LOOKUP_BENEATH, &path);
 	path_put(&top);
 	if (err)
-		return err;
+		return ERR_PTR(err);
 	file = dentry_open(&path, O_RDONLY, current_cred());
 	path_put(&path);
-	if (IS_ERR(file))
-		return PTR_ERR(file);
-	len = kernel_read_file(file, 0, text, SCRIPT_MAX, NULL, READING_UNKNOWN);
-	fput(file);
-	return len;
+	return file;
+}
+
+/* The text of an open file, for kvfree(), or NULL; its length or an errno. */
+static char *script_read(struct file *file, ssize_t *len)
+{
+	loff_t size = i_size_read(file_inode(file)), position = 0;
+	char *text = NULL;
+	ssize_t n;
+
+	*len = -EINVAL;
+	if (!S_ISREG(file_inode(file)->i_mode))
+		return NULL;
+	*len = -EFBIG;
+	if (size > SCRIPT_MAX)
+		return NULL;
+	text = kvmalloc(size + 1, GFP_KERNEL_ACCOUNT);
+	*len = -ENOMEM;
+	if (!text)
+		return NULL;
+	do {
+		n = kernel_read(file, text + position, size - position, &position);
+	} while (n > 0 && position < size);
+	*len = n < 0 ? n : position;
+	return text;
 }
 
 struct script_text {
@@ -144,28 +162,30 @@ void lunatik_script_explain(lua_State *L)
 int lunatik_script_find(lua_State *L, const char *name)
 {
 	const char *path = script_path(L, name);
-	void *text = NULL;
+	/* made first: while the file or its text is held, nothing may raise */
+	const char *chunkname = lua_pushfstring(L, "@%s", path);
+	struct file *file = script_open(path);
+	char *text = NULL;
 	ssize_t len;
 	int status;
 
-	/* From here to vfree() nothing raises: the chunk's name is made before. */
-	lua_pushfstring(L, "@%s", path);
-	luaL_checkstack(L, LUA_MINSTACK, NULL);
-	len = script_read(path, &text);
-	if (len == -ENOENT || len == -ENOTDIR) {
+	if (file == ERR_PTR(-ENOENT) || file == ERR_PTR(-ENOTDIR)) {
 		lua_pushfstring(L, "script '%s' not found: no file %s/%s",
 				name, root, path);
 		return -ENOENT;
 	}
-	if (len < 0 && len != -EINVAL) {
+	len = PTR_ERR(file);
+	if (!IS_ERR(file)) {
+		text = script_read(file, &len);
+		fput(file);
+	}
+	status = len < 0 ? 0 : lunatik_script_compile(L, text, len, chunkname);
+	kvfree(text);
+	if (len < 0) {
 		lua_pushfstring(L, "cannot read %s/%s: errno %d", root, path,
 				(int)-len);
 		return len;
 	}
-	/* kernel_read_file() refuses an empty file, Lua takes it */
-	status = lunatik_script_compile(L, text, text ? len : 0,
-					lua_tostring(L, -1));
-	vfree(text);
 	if (!status)
 		return 0;
 	lunatik_script_explain(L);

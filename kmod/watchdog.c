@@ -44,7 +44,7 @@ static void watchdog_abandon(lua_State *L, lua_Debug *ar)
 		rt->exhausted = true;
 		lunatik_sethook(rt, watchdog_abandon, 1);
 	}
-	luaL_error(L, "instruction budget of %d exceeded", (int)rt->budget);
+	lunatik_raise_here(L, "instruction budget exceeded");
 }
 
 static enum hrtimer_restart watchdog_tick(struct hrtimer *timer)
