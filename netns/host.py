@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from bridge.errors import TopologyError
@@ -28,13 +29,22 @@ class Host:
     the kernel's own records show for it.
     """
 
-    def __init__(self, name: str, netns: str, interfaces: tuple[Interface, ...]) -> None:
+    def __init__(
+        self,
+        name: str,
+        netns: str,
+        interfaces: tuple[Interface, ...],
+        neighbours: dict[str, str] | None = None,
+    ) -> None:
+        """The topology makes hosts; ``neighbours`` maps static neighbours to their MACs."""
         self.name = name
         self.netns = netns
         self.path = DIRECTORY / netns
         self.inode = self.path.stat().st_ino
         self.interfaces = interfaces
+        self._neighbours = neighbours or {}
         self._worker: Worker | None = None
+        self._programs: list[subprocess.Popen[Any]] = []
 
     def __repr__(self) -> str:
         return f"Host({self.name!r}, netns={self.netns!r})"
@@ -67,12 +77,15 @@ class Host:
         """
         try:
             with self.entered():
-                return subprocess.Popen(command, **options)
+                program = subprocess.Popen(command, **options)
         except OSError as error:
             raise TopologyError(
                 f"cannot run {command[0]} in {self.name}: {error.strerror}",
                 cure=f"install {command[0]} or give its path",
             ) from error
+        self._programs = [one for one in self._programs if one.poll() is None]
+        self._programs.append(program)
+        return program
 
     def run(
         self,
@@ -110,7 +123,7 @@ class Host:
             self._worker.close()
             self._worker = None
         if self._worker is None:
-            self._worker = Worker(self.path)
+            self._worker = Worker(self.path, self._neighbours)
 
     def call(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Run a Python function in the host's worker process, and return its result.
@@ -132,7 +145,15 @@ class Host:
         return result
 
     def close(self) -> None:
-        """End the worker process. The topology does this."""
+        """End the worker process and the programs that still run. The topology does this."""
         if self._worker is not None:
             self._worker.close()
             self._worker = None
+        for program in self._programs:
+            program.kill()
+            program.wait()
+            for stream in (program.stdin, program.stdout, program.stderr):
+                if stream is not None:
+                    with suppress(BrokenPipeError):  # input it never read
+                        stream.close()
+        self._programs.clear()

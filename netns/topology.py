@@ -157,7 +157,10 @@ class Topology:
             _write_sysctls(_SYSCTLS)
             if self.static_neighbours:
                 _write_sysctls(_SILENT_SYSCTLS)
-        self._hosts[name] = Host(name, netns_name, self.plan.interfaces(name))
+        interfaces = self.plan.interfaces(name)
+        peers = [self.plan.peer(one) for one in interfaces] if self.static_neighbours else []
+        neighbours = {one.ipv4: one.mac for one in peers} | {one.ipv6: one.mac for one in peers}
+        self._hosts[name] = Host(name, netns_name, interfaces, neighbours)
 
     def _join(self, link: Link) -> None:
         """Make the veth pair inside the left host, its other end inside the right."""

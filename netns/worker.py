@@ -34,7 +34,7 @@ _START = """
 import sys
 sys.path[:] = {path!r}
 from netns.worker import serve
-serve({channel}, {life})
+serve({channel}, {life}, {neighbours!r})
 """
 _WARM_MODULES = (
     "scapy.arch",
@@ -50,12 +50,18 @@ _WARM_MODULES = (
 class Worker:
     """The owner's end: starts the process, sends it calls, ends it."""
 
-    def __init__(self, netns_path: Path) -> None:
-        """Start the worker in the namespace at ``netns_path``; it warms up by itself."""
+    def __init__(self, netns_path: Path, neighbours: dict[str, str]) -> None:
+        """Start the worker in the namespace at ``netns_path``; it warms up by itself.
+
+        ``neighbours`` maps addresses to MACs. Scapy does not ask the kernel for those,
+        but the network, where nobody answers while neighbours are static.
+        """
         ours, theirs = socket.socketpair()
         life_read, life_write = os.pipe()
         try:
-            command = _START.format(path=sys.path, channel=theirs.fileno(), life=life_read)
+            command = _START.format(
+                path=sys.path, channel=theirs.fileno(), life=life_read, neighbours=neighbours
+            )
             with entered(netns_path):
                 self._process = subprocess.Popen(
                     [sys.executable, "-c", command],
@@ -89,9 +95,10 @@ class Worker:
         Raises TopologyError when the worker dies or ``timeout_s`` seconds pass; the
         worker is of no use after either.
         """
-        _send(self._channel, _pickled_call(function, args, kwargs))
-        self._channel.settimeout(timeout_s)
+        request = _pickled_call(function, args, kwargs)
         try:
+            _send(self._channel, request)
+            self._channel.settimeout(timeout_s)
             succeeded, value = pickle.loads(_receive(self._channel))  # noqa: S301 - our own child
         except TimeoutError:
             self.close()
@@ -119,7 +126,7 @@ class Worker:
         self._life = -1
 
 
-def serve(channel_fd: int, life_fd: int) -> None:
+def serve(channel_fd: int, life_fd: int, neighbours: dict[str, str]) -> None:
     """Serve calls until the owner closes the channel or dies (the worker's main)."""
     # Ctrl-C reaches the whole process group; what happens then is the owner's business.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -127,7 +134,7 @@ def serve(channel_fd: int, life_fd: int) -> None:
     # a worker that is busy when its owner is killed must not keep the namespace alive.
     fcntl.fcntl(life_fd, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(life_fd, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
-    _warm_up()
+    _warm_up(neighbours)
     with socket.socket(fileno=channel_fd) as channel:
         while True:
             try:
@@ -137,7 +144,7 @@ def serve(channel_fd: int, life_fd: int) -> None:
             _send(channel, _answer(request))
 
 
-def _warm_up() -> None:
+def _warm_up(neighbours: dict[str, str]) -> None:
     """Import scapy's core now that the namespace is entered.
 
     A worker without scapy still serves functions that do not need it.
@@ -145,6 +152,11 @@ def _warm_up() -> None:
     with suppress(ImportError):
         for module in _WARM_MODULES:
             importlib.import_module(module)
+        caches = importlib.import_module("scapy.config").conf.netcache
+        caches.arp_cache.timeout = caches.in6_neighbor.timeout = None
+        for address, mac in neighbours.items():
+            cache = caches.in6_neighbor if ":" in address else caches.arp_cache
+            cache[address] = mac
 
 
 def _answer(request: bytes) -> bytes:
