@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _IPV4_HEADER = 20
 _IPV6_HEADER = 40
+_ICMP_ERRORS = {3, 4, 5, 11, 12}
+_ICMPV6_ERRORS = {1, 2, 3, 4}
 _ENOUGH = 6
 
 
@@ -31,6 +33,18 @@ class Identity:
     destination: bytes
     ports: bytes
     payload: bytes
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What is the same in a packet and in an error's quotation of it."""
+        return (
+            self.version,
+            self.tag,
+            self.protocol,
+            self.source,
+            self.destination,
+            self.ports,
+        )
 
     def likeness(self, other: Identity) -> int:
         """How sure it is that ``other`` is this packet, changed: 0 is not at all."""
@@ -61,6 +75,23 @@ def identity(packet: bytes) -> Identity:
     ports = packet[header : header + 4]
     payload = packet[header + 8 :]
     return Identity(packet[0] >> 4, tag, protocol, source, destination, ports, payload)
+
+
+def quoted(packet: bytes) -> bytes | None:
+    """The packet that an ICMP or ICMPv6 error is about; None for other packets.
+
+    Sources: RFC 792; RFC 4443, section 2.4.
+    """
+    if packet[0] >> 4 == 4:
+        start, protocol, errors = (packet[0] & 0xF) * 4, packet[9], _ICMP_ERRORS
+    else:
+        start, protocol, errors = _IPV6_HEADER, packet[6], _ICMPV6_ERRORS
+    inner = packet[start + 8 :]
+    if protocol not in {1, 58} or len(inner) < _IPV4_HEADER or packet[start] not in errors:
+        return None
+    if inner[0] >> 4 == 6 and len(inner) < _IPV6_HEADER:
+        return None
+    return inner
 
 
 def network_packet(frame: bytes) -> bytes | None:

@@ -18,6 +18,7 @@ Source: net/core/dev.c (netif_rx, process_backlog) and drivers/net/veth.c, Linux
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import os
 import select
@@ -460,19 +461,13 @@ class Traffic:
         """The packets that came back, each with the packet it answers."""
         answers: list[list[Packet]] = [[] for _ in sent]
         frames = self._network_frames((hop.sender, hop.out.name))
-        if not frames:
-            return answers
-        asked: dict[bytes, list[int]] = {}
-        for number, packet in enumerate(sent):
-            asked.setdefault(packet.hashret(), []).append(number)
-        for _, raw in frames:
-            answer = _read(raw)
-            candidates = asked.get(answer.hashret(), [])
-            # Of equal questions, the one that has had fewest answers so far.
-            for number in sorted(candidates, key=lambda one: len(answers[one])):
-                if answer.answers(sent[number]):
+        if frames:
+            questions = _Questions(sent)
+            for _, raw in frames:
+                answer = _read(raw)
+                number = questions.answered_by(answer, raw)
+                if number is not None:
                     answers[number].append(answer)
-                    break
         return answers
 
     def _network_frames(self, place: tuple[str, str]) -> list[tuple[Frame, bytes]]:
@@ -481,6 +476,45 @@ class Traffic:
             for frame in self._arrived.get(place, [])
         ]
         return [(frame, packet) for frame, packet in packets if packet is not None]
+
+
+class _Questions:
+    """Finds the sent packet that an answer belongs to."""
+
+    def __init__(self, sent: Sequence[Packet]) -> None:
+        self._sent = sent
+        self._quotable: dict[object, list[int]] = {}
+        self._similar: dict[bytes, list[tuple[int, int]]] = {}
+        for number, packet in enumerate(sent):
+            key = matching.identity(bytes(packet)).key
+            self._quotable.setdefault(key, []).append(number)
+            # Heaps of (answers so far, number): ascending, so heaps already.
+            self._similar.setdefault(packet.hashret(), []).append((0, number))
+
+    def answered_by(self, answer: Packet, raw: bytes) -> int | None:
+        """The number of the packet that ``answer`` is about, or None.
+
+        An error quotes its packet and is told by that. Any other answer goes to the
+        first of those packets it fits that has had fewest answers.
+        """
+        quoted = matching.quoted(raw)
+        if quoted is not None:
+            exact = self._quotable.get(matching.identity(quoted).key)
+            if exact:
+                return exact.pop(0) if len(exact) > 1 else exact[0]
+        heap = self._similar.get(answer.hashret(), [])
+        passed = []
+        found = None
+        while heap and found is None:
+            count, number = heapq.heappop(heap)
+            if answer.answers(self._sent[number]):
+                found = number
+                passed.append((count + 1, number))
+            else:
+                passed.append((count, number))
+        for entry in passed:
+            heapq.heappush(heap, entry)
+        return found
 
 
 def dns_question(
