@@ -129,11 +129,15 @@ class Capture:
         self.lost += self._dropped_since()
         return new
 
-    def require_complete(self) -> None:
-        """Raise TrafficError if any frame was lost: then absence proves nothing."""
-        if self.lost:
+    def require_complete(self, *, lost_before: int = 0) -> None:
+        """Raise TrafficError if frames were lost: then absence proves nothing.
+
+        ``lost_before`` is the value of ``lost`` up to which losses do not matter.
+        """
+        if self.lost > lost_before:
             raise TrafficError(
-                f"the capture on {self.interface} of {self.host} lost {self.lost} frames, "
+                f"the capture on {self.interface} of {self.host} lost "
+                f"{self.lost - lost_before} frames, "
                 "so nothing can be said about packets that were not seen",
                 cure="send fewer packets at a time, or give the capture a larger buffer",
             )

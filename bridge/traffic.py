@@ -121,7 +121,8 @@ class Traffic:
         self._sources: dict[tuple[str, str], Capture | Delivery] = {}
         self._arrived: dict[tuple[str, str], list[Frame]] = {}
         self._links: dict[tuple[str, str], socket.socket] = {}
-        self._comments: dict[Frame, str] = {}
+        self._last_frames: dict[Frame, tuple[int, Outcome]] = {}
+        self._lost_before: dict[Capture, int] = {}
         self._barriers = itertools.count(1)
         self._tags = itertools.cycle(range(1, 1 << 16))
         self._dns_servers: list[DnsServer] = []
@@ -160,7 +161,11 @@ class Traffic:
         Each interface of each host is one interface of the file, so that a packet can be
         followed over all links.
         """
-        capturing.save(path, self.frames, self._comments)
+        comments = {
+            frame: f"#{number} {outcome}"
+            for frame, (number, outcome) in self._last_frames.items()
+        }
+        capturing.save(path, self.frames, comments)
 
     def send(
         self,
@@ -193,8 +198,7 @@ class Traffic:
         path = self._path(src, dst)
         sent = [self._complete(one, path) for one in _each(packets)]
         with self._delivery(sent, dst, observe):
-            self._drain()
-            self._arrived = {}
+            self._begin()
             with _one_cpu():
                 self._inject(sent, path, via)
                 self._let_through(path)
@@ -215,6 +219,7 @@ class Traffic:
     ) -> Ping:
         """Send ICMP or ICMPv6 echo requests from a socket; the target's kernel answers."""
         path = self._path(src, dst)
+        self._begin()
         with _one_cpu():
             return exchange.ping(
                 self.topology[src],
@@ -259,6 +264,7 @@ class Traffic:
         path = self._path(client, server)
         hosts = (self.topology[client], self.topology[server])
         address = (path[-1].into.address(version), port)
+        self._begin()
         with _one_cpu():
             return exchange.udp(
                 *hosts, address, data, lambda: self._let_through(path), listen=listen
@@ -286,22 +292,22 @@ class Traffic:
             raise TrafficError(str(error)) from error
 
     def _complete(self, packet: Packet, path: Sequence[Hop]) -> Packet:
-        """Fill in what the caller left out, and read the packet as it will leave."""
-        version = {"IP": 4, "IPv6": 6}.get(type(packet).__name__)
+        """Fill in what the caller left out of ``packet``; read it as it will leave."""
+        versions: dict[str, Version] = {"IP": 4, "IPv6": 6}
+        version = versions.get(type(packet).__name__)
         if version is None:
             raise TrafficError(
                 f"cannot send {packet!r}: it does not start with IP or IPv6",
                 cure="leave Ether out; the link's addresses are filled in",
             )
-        whole = packet.copy()
-        ends = {"src": path[0].out, "dst": path[-1].into}
-        for name, interface in ends.items():
-            if name not in packet.fields:
-                setattr(whole, name, interface.ipv4 if version == 4 else interface.ipv6)
+        absent = {"src", "dst", "id", "fl"} - set(packet.fields)
+        for name, interface in (("src", path[0].out), ("dst", path[-1].into)):
+            if name in absent:
+                setattr(packet, name, interface.address(version))
         tag = "id" if version == 4 else "fl"
-        if tag not in packet.fields:
-            setattr(whole, tag, next(self._tags))
-        data = bytes(whole)
+        if tag in absent:
+            setattr(packet, tag, next(self._tags))
+        data = bytes(packet)
         if len(data) > _MTU:
             raise TrafficError(
                 f"a packet of {len(data)} bytes is larger than the links carry ({_MTU})",
@@ -376,7 +382,7 @@ class Traffic:
     def _await_barrier(self, capture: Capture, number: int) -> None:
         deadline = time.monotonic() + self.timeout_s
         while capture.barrier < number:
-            capture.require_complete()
+            capture.require_complete(lost_before=self._lost_before[capture])
             remaining_s = deadline - time.monotonic()
             if remaining_s <= 0:
                 raise TrafficError(
@@ -404,10 +410,17 @@ class Traffic:
         for place, source in self._sources.items():
             self._arrived.setdefault(place, []).extend(source.drain())
 
+    def _begin(self) -> None:
+        """Forget what arrived, or was lost, before: it is not what is asked about now."""
+        self._drain()
+        self._arrived = {}
+        self._lost_before = {one: one.lost for one in self._captures.values()}
+
     def _require_complete(self, path: Sequence[Hop]) -> None:
         for hop in path:
-            self._captures[hop.sender, hop.out.name].require_complete()
-            self._captures[hop.receiver, hop.into.name].require_complete()
+            for place in ((hop.sender, hop.out.name), (hop.receiver, hop.into.name)):
+                capture = self._captures[place]
+                capture.require_complete(lost_before=self._lost_before[capture])
 
     def _judge(
         self,
@@ -435,7 +448,9 @@ class Traffic:
                 last_seen=_place(places, path[0]),
             )
             outcomes.append(outcome)
-            self._comments.update((frame, f"#{number + 1} {outcome}") for frame in places[-1:])
+            self._last_frames.update((frame, (number + 1, outcome)) for frame in places[-1:])
+        for frame in list(self._last_frames)[: -capturing.MOST_FRAMES]:
+            del self._last_frames[frame]
         return outcomes
 
     def _trails(
@@ -542,7 +557,7 @@ def dns_question(
 
 
 def _each(packets: Packet | Iterable[Packet]) -> list[Packet]:
-    """All packets meant: a scapy packet may stand for several (``IP(ttl=[1, 2])``)."""
+    """Copies of all packets meant: one may stand for several (``IP(ttl=[1, 2])``)."""
     given = [packets] if hasattr(packets, "fields_desc") else packets
     return [one for packet in given for one in packet]
 

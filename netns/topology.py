@@ -149,7 +149,10 @@ class Topology:
         except BridgeError:
             raise
         except Exception as error:
-            raise TopologyError(f"cannot build the topology: {error}") from error
+            raise TopologyError(
+                f"cannot build the topology: {error}",
+                cure="the kernel needs veth (modprobe veth) and IPv6; the lab has both",
+            ) from error
 
     def _make_host(self, name: str, netns_name: str) -> None:
         path = namespace.create(netns_name)
@@ -290,7 +293,13 @@ def _netlink(host: Host) -> Iterator[Any]:
 
 def _write_sysctls(settings: dict[str, str]) -> None:
     for key, value in settings.items():
-        Path("/proc/sys/net", key).write_text(value)
+        try:
+            Path("/proc/sys/net", key).write_text(value)
+        except OSError as error:
+            raise TopologyError(
+                f"cannot set net/{key}: {error.strerror}",
+                cure="the kernel needs IPv6 and a writable /proc/sys; the lab has both",
+            ) from error
 
 
 def _wait_until_up(host: Host) -> None:
