@@ -70,8 +70,9 @@ class Init:
         self._alive = not gone
 
     def _start_worker(self, port: int) -> None:
-        if port in self._workers.values():
-            return
+        # Not polled from here meanwhile: the driver's poll takes what is in its ring,
+        # before the interrupt that would have woken the worker, which then sleeps on.
+        self._epoll.unregister(port)
         pid = os.fork()
         if pid:
             self._workers[pid] = port
@@ -91,10 +92,7 @@ class Init:
         drain(self._wake)
         while (pid := reap_one()) > 0:
             if pid in self._workers:
-                port = self._workers.pop(pid)
-                # Registering anew reports what arrived in the meantime.
-                self._epoll.unregister(port)
-                self._watch(port)
+                self._watch(self._workers.pop(pid))
 
 
 def reap_one() -> int:
