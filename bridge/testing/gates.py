@@ -1,0 +1,158 @@
+"""What is looked at after each kernel test, on the kernel that ran it.
+
+The kernel's log must show no splat, no network namespace and no runtime may be
+left, and at the end of the session the module must unload.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import select
+import subprocess
+import time
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from bridge.errors import BridgeError
+
+# The first words of what the kernel prints when it finds itself wrong, as in
+# kernel/panic.c, lib/bug.c, lib/ubsan.c, mm/kasan/report.c, kernel/locking/lockdep.c,
+# kernel/rcu/tree_stall.h, kernel/watchdog.c, mm/kmemleak.c.
+SPLAT = re.compile(
+    r"BUG\b|WARNING:|Oops|UBSAN:|KASAN:|KCSAN:|kernel BUG|general protection fault|"
+    r"unable to handle|refcount_t:|scheduling while atomic|sleeping function called|"
+    r"possible (?:recursive|circular|irq|deadlock)|INFO: (?:task|rcu|lockdep|possible)|"
+    r"lockup|stall|unregister_netdevice: waiting|kmemleak: \d+ new|leaked reference|"
+    r"ODEBUG:|Modules? .* still in use"
+)
+# What policies print goes to the same log, and may say anything.
+POLICY_LINE = re.compile(r"lunatik: runtime \d+ ")
+
+# Seconds that a printed line may take to become readable.
+MARK_S = 10.0
+
+
+class KernelLog:
+    """The kernel's messages from now on, read from /dev/kmsg (dev-kmsg in ABI/testing).
+
+    A line is readable once it is complete, which the next one may have to see to. So
+    each look begins by printing a mark, and ends when the mark is read.
+    """
+
+    def __init__(self) -> None:
+        self._fd = os.open("/dev/kmsg", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        os.lseek(self._fd, 0, os.SEEK_END)
+        self.splats()
+
+    def splats(self) -> list[str]:
+        """Return the messages since the last call that report a fault."""
+        return [
+            message
+            for message in self._messages()
+            if SPLAT.search(message) and not POLICY_LINE.match(message)
+        ]
+
+    def close(self) -> None:
+        """Stop reading."""
+        os.close(self._fd)
+
+    def _messages(self) -> Iterator[str]:
+        mark = f"lunabridge: looked at the log, {os.urandom(8).hex()}"
+        os.write(self._fd, mark.encode() + b"\n")
+        deadline = time.monotonic() + MARK_S
+        while time.monotonic() < deadline:
+            message = self._message()
+            if message == mark:
+                return
+            if message is not None:
+                yield message
+        yield "BUG: the log cannot be read to its end, so it proves nothing"
+
+    def _message(self) -> str | None:
+        try:
+            record = os.read(self._fd, 8192).decode(errors="replace")
+        except BlockingIOError:
+            select.select([self._fd], [], [], 0.1)
+            return None
+        except BrokenPipeError:
+            return "BUG: the log overflowed before it was read, so it proves nothing"
+        return record.partition(";")[2].partition("\n")[0]
+
+
+class Gates:
+    """The plugin that gates each kernel test."""
+
+    def pytest_report_header(self) -> str:
+        """Say where kernel tests run."""
+        return f"lunabridge: kernel tests run here, on Linux {platform.release()}"
+
+    @pytest.fixture(autouse=True, scope="session")
+    def _lunabridge_module(self) -> Generator[None, None, None]:
+        yield
+        if Path("/sys/module/lunatik").exists():
+            done = subprocess.run(
+                ["rmmod", "lunatik"], capture_output=True, text=True, check=False
+            )
+            if done.returncode:
+                pytest.fail(f"the module did not unload: {done.stderr.strip()}", pytrace=False)
+
+    @pytest.fixture(autouse=True)
+    def _lunabridge_gate(self, request: pytest.FixtureRequest) -> Generator[None, None, None]:
+        marker = request.node.get_closest_marker("kernel")
+        if marker is None:
+            yield
+            return
+        _skip_older_kernels(marker.kwargs.get("min"))
+        namespaces, log = _namespaces(), KernelLog()
+        try:
+            yield
+            problems = _judge_splats(request.node, log.splats())
+        finally:
+            log.close()
+        problems += [f"left behind: {name}" for name in sorted(_namespaces() - namespaces)]
+        problems += _stop_runtimes()
+        if problems:
+            pytest.fail("\n".join(problems), pytrace=False)
+
+
+def _skip_older_kernels(minimum: str | None) -> None:
+    if minimum is None:
+        return
+    have = tuple(int(part) for part in platform.release().split("-")[0].split("+")[0].split("."))
+    if have < tuple(int(part) for part in minimum.split(".")):
+        pytest.skip(f"needs Linux {minimum}, this is {platform.release()}")
+
+
+def _judge_splats(node: pytest.Item, splats: list[str]) -> list[str]:
+    expected = [marker.args[0] for marker in node.iter_markers("expects_splat")]
+    problems = [
+        f"kernel log: {splat}"
+        for splat in splats
+        if not any(text in splat for text in expected)
+    ]
+    missing = [text for text in expected if not any(text in splat for splat in splats)]
+    return problems + [f"kernel log: expected, but did not come: {text}" for text in missing]
+
+
+def _namespaces() -> set[str]:
+    return {f"network namespace {path.name}" for path in Path("/run/netns").glob("lb-*")}
+
+
+def _stop_runtimes() -> list[str]:
+    if not Path("/sys/module/lunatik").exists():
+        return []
+    from bridge.lunatik import Lunatik
+
+    problems = []
+    with Lunatik.connect() as lunatik:
+        for runtime in lunatik.runtimes():
+            problems.append(f"left behind: runtime {runtime.id} ({runtime.name})")
+            try:
+                lunatik.stop(runtime.id, missing_ok=True)
+            except BridgeError as error:
+                problems.append(str(error))
+    return problems

@@ -1,0 +1,85 @@
+"""The pytest plugin: kernel tests run in the lab, or here with --native.
+
+A test marked ``kernel`` is collected here and run in the guest, in a session that
+all kernel tests share; its reports come back as if it had run here.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+IN_LAB = "LUNABRIDGE_IN_LAB"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare the options and their twins in the ini file."""
+    group = parser.getgroup("lunabridge", "packet policies in the kernel")
+    group.addoption(
+        "--native",
+        action="store_true",
+        help="run kernel tests on this machine's kernel, not in the lab",
+    )
+    group.addoption(
+        "--fail-on-skip",
+        action="store_true",
+        help="a skipped test is a failed one (for CI)",
+    )
+    parser.addini("lunabridge_native", "as --native", type="bool", default=False)
+    parser.addini("lunabridge_fail_on_skip", "as --fail-on-skip", type="bool", default=False)
+    parser.addini(
+        "lunabridge_timeout_s",
+        "seconds after which a kernel test that says nothing counts as hanging",
+        default="300",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the markers and choose where kernel tests run."""
+    config.addinivalue_line(
+        "markers", "kernel(min=None): needs a kernel with the module, at least release min"
+    )
+    config.addinivalue_line(
+        "markers", "expects_splat(text): the kernel's log must show a splat with this text"
+    )
+    if _runs_here(config):
+        from bridge.testing.gates import Gates
+
+        config.pluginmanager.register(Gates(), "lunabridge-gates")
+    else:
+        from bridge.testing.remote import Remote
+
+        config.pluginmanager.register(Remote(config), "lunabridge-remote")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put kernel tests last: a mistake that host tests can find is found first."""
+    items.sort(key=lambda item: item.get_closest_marker("kernel") is not None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn a skip into a failure where that was asked for."""
+    report = yield
+    return fail_on_skip(item.config, report)
+
+
+def fail_on_skip(config: pytest.Config, report: pytest.TestReport) -> pytest.TestReport:
+    """Return the report, as a failure if it is a skip and those are not allowed."""
+    wanted = config.getoption("--fail-on-skip") or config.getini("lunabridge_fail_on_skip")
+    if wanted and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and skips are not allowed: {report.longrepr}"
+    return report
+
+
+def _runs_here(config: pytest.Config) -> bool:
+    native = config.getoption("--native") or config.getini("lunabridge_native")
+    return bool(native or os.environ.get(IN_LAB))
