@@ -25,23 +25,16 @@ MODULE_TRACEPOINTS = (
 )
 """Tracepoints lunatik:*, each with a program on_<name>."""
 
-KERNEL_TRACEPOINTS = (
-    ("sched_switch", "on_sched_switch"),
+SCHEDULER_TRACEPOINT = ("sched_switch", "on_sched_switch")
+
+MEMORY_TRACEPOINTS = (
     ("kmalloc", "on_kmalloc"),
     ("kmem_cache_alloc", "on_cache_alloc"),
     ("mm_page_alloc", "on_page_alloc"),
     ("kfree", "on_free"),
     ("kmem_cache_free", "on_free"),
 )
-
-TWINS = (
-    ("kmalloc", "on_kmalloc_twin"),
-    ("kmem_cache_alloc", "on_cache_alloc_twin"),
-    ("mm_page_alloc", "on_page_alloc_twin"),
-    ("kfree", "on_free_twin"),
-    ("kmem_cache_free", "on_free_twin"),
-)
-"""Attached after KERNEL_TRACEPOINTS; program.c says why there are two."""
+"""Attached twice each; program.c says why."""
 
 SLEEPERS: tuple[tuple[str, ...], ...] = (
     ("__cond_resched",),  # might_sleep() of everything so marked, unless preempt=full

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: (GPL-2.0 OR MIT)
 /*
  * The tracer's BPF program. session.py gives it PER_CPU_OFFSET, PREEMPT_COUNT,
- * RING_PAGES, CALLBACK_EVENTS and the text ranges, and decodes what it emits.
+ * RING_PAGES, CALLBACK_EVENTS, SELF and the text ranges, and decodes what it emits.
  *
  * A window is the time between a callback's hook_enter and hook_exit. It belongs
  * to the current task, which stays the same for a softirq that borrows the task,
@@ -10,8 +10,9 @@
  *
  * Events are missed where a program interrupts itself on a CPU. That cannot
  * happen to what runs with bottom halves off, which a callback does. It can
- * happen to the memory tracepoints, so each has two programs, twins that do the
- * work once: a softirq interrupts one of the twins, never both.
+ * happen to the memory tracepoints, so each program of theirs is loaded twice and
+ * both twins are attached: a softirq interrupts one of them, never both, and
+ * whichever runs first does the work.
  */
 #include <asm/ptrace.h>
 #include <linux/gfp_types.h>
@@ -25,7 +26,7 @@
 #define REPORTS			32		/* events for one kind of violation */
 #define NO_WAKEUP		1		/* BPF_RB_NO_WAKEUP: no irq_work in a callback */
 
-enum kind {				/* events.Kind has the same order */
+enum kind {				/* trace.Kind has the same order */
 	CREATE, ARM, RESUME, YIELD, STOP, ERROR, CALLBACK,
 	/* violations from here */
 	SCHEDULED, CALLED, ALLOCATED, PREEMPTIBLE, BH_ENABLED,
@@ -34,7 +35,7 @@ enum kind {				/* events.Kind has the same order */
 	KINDS
 };
 
-enum counter {				/* session.COUNTERS has the same order */
+enum counter {				/* program.COUNTERS has the same order */
 	ACTIVE, OPEN, ENTRIES, RETURNS, SUBMITTED, DROPPED, UNTRACKED, TOO_DEEP,
 	FOREIGN, OUTSTANDING, OWN_PREEMPT, COUNTERS
 };
@@ -347,13 +348,11 @@ int run_return(struct pt_regs *ctx)
 static __always_inline void check_state(void *ctx, u32 id, u32 hook)
 {
 	u32 *state = runtimes.lookup(&id);
+	u32 kind = !state ? UNKNOWN_RUNTIME :
+		   *state == STOPPED ? AFTER_STOP : BEFORE_ARM;
 
-	if (!state)
-		violation(ctx, UNKNOWN_RUNTIME, id, hook, 0, 0);
-	else if (*state == STOPPED)
-		violation(ctx, AFTER_STOP, id, hook, 0, 0);
-	else if (*state == CREATED)
-		violation(ctx, BEFORE_ARM, id, hook, 0, 0);
+	if (!state || *state != ARMED)
+		violation(ctx, kind, id, hook, 0, 0);
 }
 
 /* own is what the tracepoint adds to the count while the program runs. */
@@ -361,11 +360,12 @@ static __always_inline void check_preempt(void *ctx, u32 id, u32 hook, u32 said)
 {
 	u32 count = preempt_count_now();
 	u32 own = counter(OWN_PREEMPT);
+	bool atomic = (count & (SOFTIRQ_MASK | NMI_HARDIRQ_MASK)) ||
+		      (count & PREEMPT_MASK) > own;
 
-	if (!(count & (SOFTIRQ_MASK | NMI_HARDIRQ_MASK)) && (count & PREEMPT_MASK) <= own)
-		violation(ctx, PREEMPTIBLE, id, hook, count - own, said);
-	if (((count - own) ^ said) & (SOFTIRQ_MASK | PREEMPT_MASK))
-		violation(ctx, DISAGREES, id, hook, count - own, said);
+	if (!atomic || ((count - own) ^ said) & (SOFTIRQ_MASK | PREEMPT_MASK))
+		violation(ctx, atomic ? DISAGREES : PREEMPTIBLE, id, hook,
+			  count - own, said);
 }
 
 int on_hook_enter(struct bpf_raw_tracepoint_args *ctx)
@@ -465,15 +465,14 @@ int on_hook_exit(struct bpf_raw_tracepoint_args *ctx)
 	check_state(ctx, id, hook);
 	check_preempt(ctx, id, hook, ctx->args[5]);
 	window = windows.lookup(&key);
-	if (!window || !window->depth) {
+	frame = window ? top(window) : NULL;
+	if (!frame || !window->depth || frame->id != id || frame->hook != hook) {
 		violation(ctx, UNMATCHED, id, hook, 0, 0);
-		return 0;
-	}
-	frame = top(window);
-	if (frame->id != id || frame->hook != hook)
-		violation(ctx, UNMATCHED, id, hook, frame->id, frame->hook);
-	else
+		if (!frame || !window->depth)
+			return 0;
+	} else {
 		close_callback(frame, ctx->args[2], ctx->args[3]);
+	}
 	window->depth--;
 	add(OPEN, -1);
 	if (!window->depth && !window->runs)
@@ -530,8 +529,12 @@ int local_bh_enable_quiet(struct pt_regs *ctx)
 
 /* ---- memory ------------------------------------------------------------ */
 
-/* Whether the twin that ran first has done the work for this object already. */
-static __always_inline bool done_by_twin(u32 second, u32 source, u64 object)
+/*
+ * Whether the twin that ran first has seen this object already. Should one twin
+ * alone see an object twice in a row, the second time goes uncounted; nothing but
+ * the number of allocations outside the module's code depends on it.
+ */
+static __always_inline bool done_by_twin(u32 source, u64 object)
 {
 	bool softirq = preempt_count_now() & SOFTIRQ_MASK;
 	u32 slot = source * 2 + softirq;
@@ -539,12 +542,10 @@ static __always_inline bool done_by_twin(u32 second, u32 source, u64 object)
 
 	if (!last)
 		return false;
-	if (!second) {
+	if (*last != object) {
 		*last = object;
 		return false;
 	}
-	if (*last != object)
-		return false;
 	*last = 0;
 	return true;
 }
@@ -596,38 +597,43 @@ static __always_inline void account(u32 id, s64 blocks, s64 bytes,
 	__sync_fetch_and_add(&memory->freed_bytes, freed_bytes);
 }
 
-static __always_inline void track(u64 object, u64 site, u64 bytes, u32 gfp, u32 id)
+/* Remember a block of the module; false if the twin has done so. */
+static __always_inline bool track(u64 object, u64 site, u64 bytes, u32 gfp, u32 id)
 {
 	struct block block = {
 		.bytes = bytes, .site = site, .gfp = gfp, .id = id,
 		.time_ns = bpf_ktime_get_ns(),
 	};
 	u64 key = context() << 1 | !!(preempt_count_now() & SOFTIRQ_MASK);
+	s64 error = live.insert(&object, &block);
 
-	if (live.update(&object, &block)) {
+	if (error == -17 /* EEXIST */)
+		return false;
+	if (error) {
 		add(UNTRACKED, 1);
-		return;
+		return true;
 	}
 	add(OUTSTANDING, 1);
 	account(id, 1, bytes, 0, 0);
 	if (!id)
 		latest.update(&key, &object);
+	return true;
 }
 
-static __always_inline void allocated(void *ctx, u32 second, u32 source, u64 site,
-				      u64 object, u64 bytes, u32 gfp)
+static __always_inline void allocated(void *ctx, u32 source, u64 site, u64 object,
+				      u64 bytes, u32 gfp)
 {
 	struct window *window = current_window();
-	bool ours = counter(ACTIVE) && site && in_text(site);
+	bool ours = object && site && counter(ACTIVE) && in_text(site);
 	u32 id = window ? top(window)->id : 0;
 
-	if (!(window || ours) || done_by_twin(second, source, object))
+	if (!window && !ours)
+		return;
+	if (ours ? !track(object, site, bytes, gfp, id) : done_by_twin(source, object))
 		return;
 	count_allocation(id, gfp, source, !!window, bytes);
 	if (window && (gfp & (__force u32)__GFP_DIRECT_RECLAIM))
 		violation(ctx, ALLOCATED, id, top(window)->hook, gfp, site);
-	if (ours && object)
-		track(object, site, bytes, gfp, id);
 }
 
 static __always_inline void freed(u64 object)
@@ -649,13 +655,7 @@ static __always_inline void freed(u64 object)
 /* kmalloc(call_site, ptr, bytes_req, bytes_alloc, gfp_flags, node), 6.1 and later */
 int on_kmalloc(struct bpf_raw_tracepoint_args *ctx)
 {
-	allocated(ctx, 0, 0, ctx->args[0], ctx->args[1], ctx->args[3], ctx->args[4]);
-	return 0;
-}
-
-int on_kmalloc_twin(struct bpf_raw_tracepoint_args *ctx)
-{
-	allocated(ctx, 1, 0, ctx->args[0], ctx->args[1], ctx->args[3], ctx->args[4]);
+	allocated(ctx, 0, ctx->args[0], ctx->args[1], ctx->args[3], ctx->args[4]);
 	return 0;
 }
 
@@ -674,14 +674,7 @@ static __always_inline u32 cache_bytes(u64 cache)
 
 int on_cache_alloc(struct bpf_raw_tracepoint_args *ctx)
 {
-	allocated(ctx, 0, 1, ctx->args[0], ctx->args[1], cache_bytes(ctx->args[2]),
-		  ctx->args[3]);
-	return 0;
-}
-
-int on_cache_alloc_twin(struct bpf_raw_tracepoint_args *ctx)
-{
-	allocated(ctx, 1, 1, ctx->args[0], ctx->args[1], cache_bytes(ctx->args[2]),
+	allocated(ctx, 1, ctx->args[0], ctx->args[1], cache_bytes(ctx->args[2]),
 		  ctx->args[3]);
 	return 0;
 }
@@ -689,24 +682,12 @@ int on_cache_alloc_twin(struct bpf_raw_tracepoint_args *ctx)
 /* mm_page_alloc(page, order, gfp_flags, migratetype) */
 int on_page_alloc(struct bpf_raw_tracepoint_args *ctx)
 {
-	allocated(ctx, 0, 2, 0, ctx->args[0], 4096ULL << (ctx->args[1] & 31), ctx->args[2]);
-	return 0;
-}
-
-int on_page_alloc_twin(struct bpf_raw_tracepoint_args *ctx)
-{
-	allocated(ctx, 1, 2, 0, ctx->args[0], 4096ULL << (ctx->args[1] & 31), ctx->args[2]);
+	allocated(ctx, 2, 0, ctx->args[0], 4096ULL << (ctx->args[1] & 31), ctx->args[2]);
 	return 0;
 }
 
 /* kfree(call_site, ptr) and kmem_cache_free(call_site, ptr, ...) */
 int on_free(struct bpf_raw_tracepoint_args *ctx)
-{
-	freed(ctx->args[1]);
-	return 0;
-}
-
-int on_free_twin(struct bpf_raw_tracepoint_args *ctx)
 {
 	freed(ctx->args[1]);
 	return 0;

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import platform
-import re
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from bridge.errors import EnvironmentLacking, TraceInconclusive
+from bridge.errors import EnvironmentLacking, TraceInconclusive, UsageError
 from bridge.tracer import probes
+from bridge.tracer.program import Program, borrow
 from bridge.tracer.trace import (
     Allocation,
     Coverage,
@@ -27,21 +26,6 @@ from bridge.tracer.trace import (
     Trace,
     verdict_name,
 )
-
-COUNTERS = (
-    "active",
-    "open",
-    "entries",
-    "returns",
-    "submitted",
-    "dropped",
-    "untracked",
-    "too_deep",
-    "foreign",
-    "outstanding",
-    "own_preempt",
-)
-"""The order of enum counter in program.c."""
 
 _EVENT = struct.Struct("=QIIIIIiQQQ")
 _SOURCES = ("kmalloc", "kmem_cache_alloc", "page")
@@ -77,15 +61,18 @@ class Tracer:
         self._callback_events = callback_events
         self._ring_pages = ring_pages
         self._settle_s = settle_s
-        self._bpf: Any = None
-        self._raw: list[int] = []
-        self._programs: dict[str, Any] = {}
+        self._borrowed: Program | None = None
         self._records: list[bytes] = []
         self._error: BaseException | None = None
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._coverage = Coverage()
-        self._own_tracepoints: tuple[str, ...] = ()
+
+    @property
+    def _program(self) -> Program:
+        if self._borrowed is None:
+            raise UsageError("the tracer does not run")
+        return self._borrowed
 
     def __enter__(self) -> Self:
         self.start()
@@ -98,41 +85,45 @@ class Tracer:
 
     def start(self) -> None:
         """Compile and attach every probe; return once all of them watch."""
+        if self._borrowed is not None or self._records:
+            raise UsageError("a tracer runs once")
         modules = probes.traced_modules(Path("/proc/modules").read_text())
         _check_tracepoints()
         symbols = probes.read_symbols()
-        self._bpf = _compile(self._flags(symbols))
+        self._borrowed = borrow(*self._flags(symbols))
         try:
+            self._program.reset(self._receive)
             self._set_text(symbols, modules)
             self._calibrate()
             self._coverage = self._attach(symbols, modules)
-            self._open_ring()
+            self._start_consuming()
         except BaseException:
             self.close()
             raise
 
-    def _flags(self, symbols: probes.Symbols) -> list[str]:
-        return [
+    def _flags(self, symbols: probes.Symbols) -> tuple[str, ...]:
+        return (
             f"-DPER_CPU_OFFSET={_per_cpu_offset(symbols):#x}ULL",
             f"-DPREEMPT_COUNT={_preempt_count(symbols):#x}ULL",
             f"-DRING_PAGES={self._ring_pages}",
             f"-DCALLBACK_EVENTS={int(self._callback_events)}",
             f"-DSELF={os.getpid()}",
-        ]
+        )
 
     def _set_text(self, symbols: probes.Symbols, modules: tuple[str, ...]) -> None:
-        table = self._bpf["text"]
-        for index, module in enumerate(modules):
-            text = symbols.text(module)
-            if text is not None:
-                table[table.Key(index)] = table.Leaf(text.start, text.end)
+        table = self._program["text"]
+        ranges = [text for text in map(symbols.text, modules) if text is not None]
+        if not ranges or len(ranges) > len(table):
+            raise TraceInconclusive(f"the code of {', '.join(modules)} cannot be watched")
+        for index, text in enumerate(ranges):
+            table[table.Key(index)] = table.Leaf(text.start, text.end)
 
     def _calibrate(self) -> None:
         """Measure what a probe itself adds to preempt_count, in a system call of ours."""
-        self._attach_raw("sys_enter", "calibrate")
+        self._program.attach_raw("sys_enter", "calibrate")
         os.getppid()
-        os.close(self._raw.pop())
-        own = self._counter("own_preempt")
+        self._program.detach_raw()
+        own = self._program.counter("own_preempt")
         if not own & _CALIBRATED or own - _CALIBRATED > 7:
             raise TraceInconclusive(f"the kernel's preempt_count cannot be read ({own:#x})")
 
@@ -140,14 +131,16 @@ class Tracer:
         hook = symbols.hook_function()
         if hook is None:
             raise TraceInconclusive(f"the module has no function {probes.HOOK_FUNCTION}")
-        self._attach_kprobe(hook, "run_entry")
-        self._attach_kretprobe(hook, "run_return")
+        self._program.attach_kprobe(hook, "run_entry")
+        self._program.attach_kretprobe(hook, "run_return")
         for name in probes.MODULE_TRACEPOINTS:
-            self._attach_raw(name, f"on_{name}")
-        for name, program in probes.KERNEL_TRACEPOINTS + probes.TWINS:
-            self._attach_raw(name, program)
+            self._program.attach_raw(name, f"on_{name}")
+        self._program.attach_raw(*probes.SCHEDULER_TRACEPOINT)
+        for twin in range(2):
+            for name, program in probes.MEMORY_TRACEPOINTS:
+                self._program.attach_raw(name, program, twin)
         for name, program in probes.BOTTOM_HALVES:
-            self._attach_kprobe(name, program)
+            self._program.attach_kprobe(name, program)
         return self._attach_sleepers(symbols, modules)
 
     def _attach_sleepers(self, symbols: probes.Symbols, modules: tuple[str, ...]) -> Coverage:
@@ -158,87 +151,43 @@ class Tracer:
                 absent.append(row[0])
                 continue
             try:
-                self._attach_kprobe(name, "sleeper")
+                self._program.attach_kprobe(name, "sleeper")
                 watched.append(name)
             except TraceInconclusive:
                 failed.append(name)
-        return Coverage(
-            tuple(watched), tuple(absent), tuple(failed), modules, platform.release()
-        )
-
-    def _program(self, name: str, kind: int) -> Any:
-        if name not in self._programs:
-            self._programs[name] = self._bpf.load_func(name, kind)
-        return self._programs[name]
-
-    def _attach_raw(self, tracepoint: str, program: str) -> None:
-        """Attach to a raw tracepoint; bcc's own call allows one program for each."""
-        from bcc.libbcc import lib  # noqa: PLC0415 (bcc exists only where it can run)
-
-        function = self._program(program, self._bpf.RAW_TRACEPOINT)
-        descriptor = lib.bpf_attach_raw_tracepoint(function.fd, tracepoint.encode())
-        if descriptor < 0:
-            raise TraceInconclusive(f"probe {tracepoint} failed to attach")
-        self._raw.append(descriptor)
-
-    def _attach_kprobe(self, function: str, program: str) -> None:
-        try:
-            self._program(program, self._bpf.KPROBE)
-            self._bpf.attach_kprobe(event=function, fn_name=program)
-        except Exception as error:  # bcc raises bare Exception
-            raise TraceInconclusive(f"probe {function} failed to attach") from error
-
-    def _attach_kretprobe(self, function: str, program: str) -> None:
-        try:
-            self._program(program, self._bpf.KPROBE)
-            self._bpf.attach_kretprobe(event=function, fn_name=program)
-        except Exception as error:  # bcc raises bare Exception
-            raise TraceInconclusive(f"probe {function} (return) failed to attach") from error
+        found = (tuple(watched), tuple(absent), tuple(failed))
+        return Coverage(*found, modules, platform.release())
 
     # ---- events ---------------------------------------------------------
 
-    def _open_ring(self) -> None:
-        self._bpf["events"].open_ring_buffer(self._receive)
-        self._set_active(1)
+    def _start_consuming(self) -> None:
+        self._program.set_counter("active", 1)
         self._thread = threading.Thread(target=self._consume, name="tracer", daemon=True)
         self._thread.start()
 
-    def _receive(self, _context: Any, data: int, size: int) -> int:
-        import ctypes  # noqa: PLC0415
-
-        record = ctypes.string_at(data, size)
+    def _receive(self, record: bytes) -> None:
         self._records.append(record)
         if self._on_event is not None and self._error is None:
             try:
                 self._on_event(self._decode(record))
             except Exception as error:  # noqa: BLE001 (raised again by finish)
                 self._error = error
-        return 0
 
     def _consume(self) -> None:
         """Read events until told to stop; the kernel side never wakes anyone up."""
         while not self._stopping.wait(_CONSUME_EVERY_S):
-            self._bpf.ring_buffer_consume()
+            self._program.consume()
 
     def _decode(self, record: bytes) -> Event:
         time_ns, kind, cpu, runtime, hook, task, stack, a, b, c = _EVENT.unpack_from(record)
         text = record[_EVENT.size :].split(b"\0")[0].decode(errors="replace")
         kind = Kind(kind)
         if kind in {Kind.CALLED, Kind.BH_ENABLED}:
-            text = self._symbol(a or b, offset=not a)
+            text = self._program.symbol(a or b, offset=not a)
         elif kind is Kind.ALLOCATED:
-            text = self._symbol(b) if b else "the page allocator"
-        return Event(kind, time_ns, cpu, runtime, hook, task, a, b, c, text, self._stack(stack))
-
-    def _symbol(self, address: int, *, offset: bool = True) -> str:
-        name: bytes = self._bpf.ksym(address, show_module=True, show_offset=offset)
-        return name.decode().removesuffix(" [kernel]")
-
-    def _stack(self, stack: int) -> tuple[str, ...]:
-        if stack < 0:
-            return ()
-        names = (self._symbol(address) for address in self._bpf["stacks"].walk(stack))
-        return tuple(itertools.dropwhile(lambda name: name.startswith("bpf_"), names))
+            text = self._program.symbol(b) if b else "the page allocator"
+        names = self._program.stack(stack)
+        return Event(kind, time_ns, cpu, runtime, hook, task, a, b, c, text, names)
 
     # ---- finish ---------------------------------------------------------
 
@@ -248,7 +197,7 @@ class Tracer:
         Raises whatever ``on_event`` raised.
         """
         self._settle()
-        self._set_active(0)
+        self._program.set_counter("active", 0)
         undelivered = self._drain()
         trace = self._trace(undelivered)
         self.close()
@@ -259,11 +208,10 @@ class Tracer:
     def close(self) -> None:
         """Detach every probe; harmless when repeated."""
         self._stop_thread()
-        while self._raw:
-            os.close(self._raw.pop())
-        if self._bpf is not None:
-            self._bpf.cleanup()
-            self._bpf = None
+        if self._borrowed is not None:
+            self._borrowed.set_counter("active", 0)
+            self._borrowed.detach()
+            self._borrowed = None
 
     def _stop_thread(self) -> None:
         self._stopping.set()
@@ -273,7 +221,7 @@ class Tracer:
 
     def _settle(self) -> None:
         deadline = time.monotonic() + self._settle_s
-        while self._counter("outstanding") and time.monotonic() < deadline:
+        while self._program.counter("outstanding") and time.monotonic() < deadline:
             time.sleep(_CONSUME_EVERY_S)
 
     def _drain(self) -> int:
@@ -281,18 +229,10 @@ class Tracer:
         self._stop_thread()
         deadline = time.monotonic() + _DRAIN_S
         while True:
-            self._bpf.ring_buffer_consume()
-            missing = self._counter("submitted") - len(self._records)
+            self._program.consume()
+            missing = self._program.counter("submitted") - len(self._records)
             if missing <= 0 or time.monotonic() > deadline:
                 return max(missing, 0)
-
-    def _counter(self, name: str) -> int:
-        table = self._bpf["counters"]
-        return int(table[table.Key(COUNTERS.index(name))].value)
-
-    def _set_active(self, value: int) -> None:
-        table = self._bpf["counters"]
-        table[table.Key(COUNTERS.index("active"))] = table.Leaf(value)
 
     # ---- from tables to a trace -----------------------------------------
 
@@ -305,10 +245,10 @@ class Tracer:
             leaks=self._leaks(),
             allocations=tuple(self._allocations()),
             violation_counts=self._violation_counts(),
-            run_entries=self._counter("entries"),
-            run_returns=self._counter("returns"),
+            run_entries=self._program.counter("entries"),
+            run_returns=self._program.counter("returns"),
             open_callbacks=tuple(self._open_callbacks()),
-            foreign=self._counter("foreign"),
+            foreign=self._program.counter("foreign"),
             lost=self._losses(undelivered),
             coverage=self._coverage,
         )
@@ -316,11 +256,12 @@ class Tracer:
     def _hooks(self) -> Iterator[HookCount]:
         verdicts = self._slots("verdicts")
         durations = self._slots("durations")
-        for key, stat in sorted(self._bpf["hooks"].items(), key=lambda i: (i[0].id, i[0].hook)):
+        for key, stat in sorted(
+            self._program["hooks"].items(), key=lambda i: (i[0].id, i[0].hook)
+        ):
             place = (key.id, key.hook)
             yield HookCount(
-                key.id,
-                key.hook,
+                *place,
                 stat.pf,
                 stat.hooknum,
                 stat.seen,
@@ -334,68 +275,49 @@ class Tracer:
 
     def _slots(self, name: str) -> dict[tuple[int, int], dict[int, int]]:
         slots: dict[tuple[int, int], dict[int, int]] = {}
-        for key, count in self._bpf[name].items():
+        for key, count in self._program[name].items():
             slots.setdefault((key.id, key.hook), {})[key.slot] = count.value
         return slots
 
     def _memory(self) -> dict[int, Memory]:
         return {
             key.value: Memory(one.blocks, one.bytes, one.freed_blocks, one.freed_bytes)
-            for key, one in self._bpf["memories"].items()
+            for key, one in self._program["memories"].items()
         }
 
     def _leaks(self) -> tuple[Leak, ...]:
         sums: dict[tuple[int, str, int], list[int]] = {}
-        for block in self._bpf["live"].values():
-            place = (block.id, self._symbol(block.site), block.gfp)
+        for block in self._program["live"].values():
+            place = (block.id, self._program.symbol(block.site), block.gfp)
             total = sums.setdefault(place, [0, 0])
             total[0] += 1
             total[1] += block.bytes
         return tuple(Leak(*place, *total) for place, total in sorted(sums.items()))
 
     def _allocations(self) -> Iterator[Allocation]:
-        for key, stat in self._bpf["allocations"].items():
+        for key, stat in self._program["allocations"].items():
             source = _SOURCES[key.source]
             inside = bool(key.in_callback)
             yield Allocation(key.id, key.gfp, source, inside, stat.count, stat.bytes)
 
     def _violation_counts(self) -> dict[Kind, int]:
-        table = self._bpf["violations"]
+        table = self._program["violations"]
         counts = {kind: int(table[table.Key(kind)].value) for kind in Kind if kind.is_violation}
         return {kind: count for kind, count in counts.items() if count}
 
     def _open_callbacks(self) -> Iterator[tuple[int, int]]:
-        for window in self._bpf["windows"].values():
+        for window in self._program["windows"].values():
             for index in range(window.depth):
                 yield window.frame[index].id, window.frame[index].hook
 
     def _losses(self, undelivered: int) -> Losses:
-        programs = probes.ENTRY_PROGRAMS + probes.LOSSLESS_PROGRAMS
         return Losses(
-            events=self._counter("dropped"),
-            untracked=self._counter("untracked"),
-            missed=sum(_missed(self._programs[name].fd) for name in programs),
-            nested=self._counter("too_deep"),
+            events=self._program.counter("dropped"),
+            untracked=self._program.counter("untracked"),
+            missed=self._program.missed(),
+            nested=self._program.counter("too_deep"),
             undelivered=undelivered,
         )
-
-
-def _compile(flags: list[str]) -> Any:
-    try:
-        from bcc import BPF  # noqa: PLC0415 (bcc exists only where it can run)
-    except ImportError as error:
-        raise EnvironmentLacking(
-            "bcc is missing",
-            cure="install the distribution's python3-bpfcc; the bcc of PyPI is another thing",
-        ) from error
-    text = (Path(__file__).parent / "program.c").read_text()
-    try:
-        return BPF(text=text, cflags=flags)
-    except Exception as error:  # bcc raises bare Exception
-        raise EnvironmentLacking(
-            f"bcc cannot compile the tracer's program: {error}",
-            cure="install the headers of the running kernel",
-        ) from error
 
 
 def _check_tracepoints() -> None:
@@ -432,12 +354,3 @@ def _preempt_count(symbols: probes.Symbols) -> int:
     if "pcpu_hot" in symbols.addresses:
         return symbols.addresses["pcpu_hot"] + 8
     raise EnvironmentLacking("the kernel has no preempt_count that the tracer knows of")
-
-
-def _missed(descriptor: int) -> int:
-    """Return how often the kernel skipped a program, from /proc/self/fdinfo (since 5.12)."""
-    text = Path(f"/proc/self/fdinfo/{descriptor}").read_text()
-    found = re.search(r"^recursion_misses:\s*(\d+)$", text, re.MULTILINE)
-    if found is None:
-        raise TraceInconclusive("the kernel does not count missed runs of probes")
-    return int(found[1])
