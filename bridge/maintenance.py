@@ -31,9 +31,9 @@ def doctor(as_json: bool) -> None:
         if as_json:
             click.echo(json.dumps(asdict(check)))
         else:
-            click.echo(f"{_MARKS[check.ok]:8}{check.name:16}{check.detail}")
+            click.echo(f"{_MARKS[check.ok]:8}{check.name:20}{check.detail}")
             if check.cure and check.ok is not True:
-                click.echo(f"{'':24}{check.cure}")
+                click.echo(f"{'':28}{check.cure}")
         if check.ok is False:
             missing.append(check.name)
     if missing:

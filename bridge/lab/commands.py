@@ -10,7 +10,7 @@ from typing import TypedDict, Unpack
 
 import click
 
-from bridge.lab import supervisor
+from bridge.lab import image, supervisor
 from bridge.lab.lab import DEFAULT_NAME, Lab
 from bridge.lab.machine import Options
 from bridge.lab.passthrough import interactive, pass_through
@@ -141,3 +141,14 @@ def shell(name: str, **args: Unpack[_MachineArgs]) -> int:
         if os.isatty(0) and os.isatty(1):
             return interactive(machine, ["bash", "-i"])
         return pass_through(machine, ["bash"], None)
+
+
+@lab.command("image")
+@click.option("--remove", is_flag=True, help="Remove every cached image instead.")
+def image_verb(remove: bool) -> None:
+    """Build the image labs boot from, if it is not there; print its directory."""
+    if remove:
+        for path in image.remove_all():
+            click.echo(f"removed {path}", err=True)
+    else:
+        click.echo(image.ensure().directory)

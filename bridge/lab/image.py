@@ -292,3 +292,12 @@ def _mksquashfs(source: Path, target: Path, extra: list[str]) -> None:
     done = subprocess.run(_tied(argv), capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise LabError(f"mksquashfs failed: {(done.stderr or done.stdout)[-800:]}")
+
+
+def remove_all() -> list[str]:
+    """Remove every cached image; return what was removed."""
+    removed = clean_leftovers()
+    for directory in sorted(cache_dir().glob("image-*")):
+        remove_tree(directory)
+        removed.append(str(directory))
+    return removed

@@ -14,7 +14,9 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from bridge.lab.recipe import Recipe
 _HERE = Path(__file__).parent
 _GUEST = _HERE / "guest"
 _BOOT = _GUEST / "boot.sh"
+_KEEP_S = 86400
 _DIRECTORIES = ("agent", "agent/guest", "bin", "dev", "lower", "modules", "root", "rw")
 
 
@@ -66,7 +69,16 @@ def build(image: Image, recipe: Recipe, modules: Path | None) -> Path:
         scratch = Path(f"{partial.name}.whole")
         os.link(partial.name, scratch)
         scratch.replace(path)
+    _forget_old(image.directory)
     return path
+
+
+def _forget_old(directory: Path) -> None:
+    """Remove archives of earlier versions of the tool, a day after they were made."""
+    for path in directory.glob("initramfs-*.cpio"):
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > _KEEP_S:
+                path.unlink()
 
 
 def agent_key() -> str:

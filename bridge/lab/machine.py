@@ -78,11 +78,7 @@ def start(
     (prctl(2), PR_SET_PDEATHSIG), so from another thread than the main one the
     guest's life line is the only tie.
     """
-    if shutil.which(QEMU) is None:
-        raise EnvironmentLacking(
-            f"the lab needs {QEMU}, which is not installed",
-            cure="install the package qemu-system-x86 (make setup does)",
-        )
+    require_qemu()
     argv = command_line(options, accelerator, boot, wiring)
     if threading.current_thread() is threading.main_thread() and shutil.which("setpriv"):
         argv = ["setpriv", "--pdeathsig", "KILL", "--", *argv]
@@ -95,6 +91,15 @@ def start(
         # Ctrl-C at the terminal is for the tool, which tells the guest.
         start_new_session=True,
     )
+
+
+def require_qemu() -> None:
+    """Raise EnvironmentLacking where QEMU is missing."""
+    if shutil.which(QEMU) is None:
+        raise EnvironmentLacking(
+            f"the lab needs {QEMU}, which is not installed",
+            cure="install the package qemu-system-x86 (make setup does)",
+        )
 
 
 def command_line(options: Options, accelerator: str, boot: Boot, wiring: Wiring) -> list[str]:

@@ -31,6 +31,7 @@ class Facts:
 
 def prepare(options: Options, progress: Progress) -> Boot:
     """Return the files to boot from, building what is not cached."""
+    machine.require_qemu()  # before minutes are spent on an image
     plan = recipe.load(options.suite)
     built = image.ensure(plan, progress)
     # A kernel of the user's without modules has everything built in.

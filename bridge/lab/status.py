@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,7 @@ def diagnose() -> list[Check]:
 
 def _checks() -> Iterator[Callable[[], Check]]:
     built = image.find(recipe.load()) is not None
+    yield _python
     yield lambda: _program(machine.QEMU, "--version", "qemu-system-x86", needed=True)
     yield lambda: _program("setpriv", "--version", "util-linux", needed=True)
     yield lambda: _program("mmdebstrap", "--version", "mmdebstrap", needed=not built)
@@ -91,6 +93,10 @@ def _checks() -> Iterator[Callable[[], Check]]:
     yield lambda: _disk(needed=not built)
     yield lambda: _kvm(built)
     yield lambda: _boots(built)
+
+
+def _python() -> Check:
+    return Check("python", True, sys.version.split()[0])
 
 
 def _program(program: str, flag: str, package: str, *, needed: bool) -> Check:

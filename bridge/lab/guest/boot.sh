@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# shellcheck shell=dash
 # First user space of the lab: reach the root, then hand over to the agent.
 # What runs here runs under emulation, so it is little: no service manager, no
 # udev; the kernel's devtmpfs has every device there is.
@@ -12,13 +13,13 @@ done
 
 mount -t tmpfs -o mode=0755 rw /rw
 mkdir /rw/upper /rw/work
-mount -t squashfs -o ro /dev/vda /lower &&
-    mount -t overlay -o lowerdir=/lower,upperdir=/rw/upper,workdir=/rw/work root /root || {
+mount -t squashfs -o ro /dev/vda /lower
+mount -t overlay -o lowerdir=/lower,upperdir=/rw/upper,workdir=/rw/work root /root
+if ! cd /root/usr; then
     echo "lab: cannot mount the root"
     poweroff -f
-}
-
-cd /root || poweroff -f
+fi
+cd ..
 mount -o move /dev dev
 mkdir -p dev/pts dev/shm project proc sys run tmp
 mount -t devpts -o ptmxmode=0666 pts dev/pts
