@@ -1,0 +1,350 @@
+"""Where a verb's work is done: in the lab, or on this machine's own kernel.
+
+    with open_place(native=False, progress=progress) as place:
+        for event in place.work("bridge.demo", {}, timeout_s=300):
+            show(event)
+
+The guest half runs there as a process of its own and tells what happens, event by
+event. Ctrl-C interrupts it, once, so that it takes down what it built; what it still
+has to say is delivered too. A second Ctrl-C kills it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from bridge import errors
+from bridge.errors import BridgeError, EnvironmentLacking, LabTimeout, LuaError
+from bridge.events import Event, Failure, Stage, from_json
+
+if TYPE_CHECKING:
+    from bridge.lab import Lab, Session
+
+Progress = Callable[[str], None]
+
+PROJECT = Path(__file__).resolve().parent.parent
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
+_GRACE_S = 20.0
+_SLICE_S = 0.5
+
+
+class Place(Protocol):
+    """A kernel that guest halves can be run in."""
+
+    where: str
+    stages: Sequence[Stage]
+    interrupted: bool
+
+    def work(
+        self, module: str, job: Mapping[str, Any], timeout_s: float | None
+    ) -> Iterator[Event]:
+        """Run a guest half and yield its events.
+
+        Raises the error it ended with, LabTimeout, GuestCrashed.
+        """
+
+    def command(self, argv: Sequence[str]) -> tuple[int, bytes, bytes]:
+        """Run `lunabridge` there; return its status, standard output and error."""
+
+
+@contextmanager
+def open_place(*, native: bool, progress: Progress, own: bool = True) -> Iterator[Place]:
+    """Open the lab (the running one, or where ``own`` one that ends with the block).
+
+    With ``native`` it is this machine instead, with its own module. Raises
+    EnvironmentLacking, LabError, ModuleError.
+    """
+    if native:
+        yield NativePlace(progress)
+        return
+    from bridge.lab import Lab  # noqa: PLC0415 (only where it is needed)
+    from bridge.lab.carrier import Attached  # noqa: PLC0415
+    from bridge.lab.lab import DEFAULT_NAME  # noqa: PLC0415
+
+    if not own and not Attached.is_running(DEFAULT_NAME):
+        raise EnvironmentLacking("no lab is running", cure="start one: lunabridge lab up")
+    start = time.monotonic()
+    reused = Attached.is_running(DEFAULT_NAME)
+    build = _Build(progress)
+    try:
+        lab = Lab.attach_or_boot(progress=progress)
+    finally:
+        build.join()
+    with lab:
+        yield LabPlace(lab, build, start, progress, reused=reused)
+
+
+class _Build:
+    """Building the module for the lab's kernel, while the lab boots."""
+
+    def __init__(self, progress: Progress) -> None:
+        from bridge.lab import image  # noqa: PLC0415 (only where it is needed)
+
+        self._image = image.ensure(progress=progress)
+        self._progress = progress
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="module-build")
+        self._thread.start()
+
+    def _run(self) -> None:
+        from bridge import module  # noqa: PLC0415 (only where it is needed)
+
+        try:
+            module.build(module.Kernel.of_image(self._image), self._progress)
+        except BaseException as error:  # noqa: BLE001 (raised again by check)
+            self._error = error
+
+    def join(self) -> None:
+        """Wait for the end of the build."""
+        self._thread.join()
+
+    def check(self) -> None:
+        """Raise what the build raised."""
+        if self._error is not None:
+            raise self._error
+
+
+class LabPlace:
+    """A lab, with the module in it."""
+
+    def __init__(
+        self, lab: Lab, build: _Build, start: float, progress: Progress, *, reused: bool
+    ) -> None:
+        from bridge import module  # noqa: PLC0415 (only where it is needed)
+
+        self._lab = lab
+        self.interrupted = False
+        how = "the running lab" if reused else "a lab of its own"
+        self.where = f"{how}, Linux {lab.kernel_release}, {lab.acceleration}"
+        booted = time.monotonic()
+        build.check()
+        module.install(lab, progress)
+        self._ready_s = time.monotonic() - start
+        self.stages = (
+            Stage("boot the lab", 0.0, round(booted - start, 3)),
+            Stage("install the module", round(booted - start, 3), round(self._ready_s, 3)),
+        )
+
+    def work(
+        self, module: str, job: Mapping[str, Any], timeout_s: float | None
+    ) -> Iterator[Event]:
+        """Run a guest half in the lab; see Place."""
+        with self._lab.popen(["python3", "-m", module]) as session:
+            session.write(json.dumps(job).encode())
+            session.close_stdin()
+            yield from _events(_LabHalf(session), self, timeout_s)
+
+    def command(self, argv: Sequence[str]) -> tuple[int, bytes, bytes]:
+        """Run `lunabridge` in the lab."""
+        done = self._lab.run(["python3", "-m", "bridge.cli", *argv], timeout_s=60)
+        return done.returncode, done.stdout, done.stderr
+
+
+class NativePlace:
+    """This machine's own kernel; needs root, and a module built for it."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.interrupted = False
+        self.where = f"this machine's own kernel, Linux {os.uname().release}"
+        start = time.monotonic()
+        if os.geteuid() != 0:
+            raise EnvironmentLacking(
+                "loading a kernel module needs root",
+                cure="run it as root, or leave out --native to use the lab",
+            )
+        self._module = self._find_module(progress)
+        self.stages = (Stage("find the module", 0.0, round(time.monotonic() - start, 3)),)
+
+    @staticmethod
+    def _find_module(progress: Progress) -> Path | None:
+        """Return the module to load; None where it is loaded, or lies where it is looked for."""
+        from bridge.lunatik import GUEST_MODULE  # noqa: PLC0415 (slow to import)
+
+        if Path("/sys/module/lunatik").exists() or GUEST_MODULE.exists():
+            return None
+        from bridge import module  # noqa: PLC0415 (only where it is needed)
+
+        return module.build(module.Kernel.running(), progress) / "lunatik.ko"
+
+    def work(
+        self, module: str, job: Mapping[str, Any], timeout_s: float | None
+    ) -> Iterator[Event]:
+        """Run a guest half here; see Place."""
+        pipe = subprocess.PIPE
+        argv = [sys.executable, "-m", module]
+        # Its own session: a terminal's Ctrl-C must not reach it twice.
+        with subprocess.Popen(
+            argv, stdin=pipe, stdout=pipe, stderr=pipe, cwd=PROJECT, start_new_session=True
+        ) as process:
+            assert process.stdin is not None
+            filled = {**job, "module": str(self._module) if self._module else None}
+            process.stdin.write(json.dumps(filled).encode())
+            process.stdin.close()
+            try:
+                yield from _events(_NativeHalf(process), self, timeout_s)
+            finally:
+                process.kill()
+
+    def command(self, argv: Sequence[str]) -> tuple[int, bytes, bytes]:
+        """Run `lunabridge` here."""
+        done = subprocess.run(
+            [sys.executable, "-m", "bridge.cli", *argv],
+            cwd=PROJECT, capture_output=True, check=False,
+        )  # fmt: skip
+        return done.returncode, done.stdout, done.stderr
+
+
+class _Half(Protocol):
+    """A guest half that runs."""
+
+    def pump(self, timeout_s: float, watch: int) -> bool:
+        """Wait for output; return whether ``watch`` became readable."""
+
+    def take(self) -> bytes:
+        """Return the output since the last call."""
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+
+    def status(self) -> int | None:
+        """Return its exit status once it has ended and said everything."""
+
+    def complaint(self) -> str:
+        """Return what it wrote to standard error."""
+
+
+class _LabHalf:
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._out = bytearray()
+        session.on_stdout = self._out.extend
+
+    def pump(self, timeout_s: float, watch: int) -> bool:
+        return watch in self._session.pump(timeout_s, [watch])
+
+    def take(self) -> bytes:
+        data = bytes(self._out)
+        self._out.clear()
+        return data
+
+    def signal(self, number: int) -> None:
+        self._session.signal(number)
+
+    def status(self) -> int | None:
+        return self._session.returncode
+
+    def complaint(self) -> str:
+        return self._session.stderr.decode(errors="replace")
+
+
+class _NativeHalf:
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        self._process = process
+        self._buffers = {process.stdout.fileno(): bytearray(), process.stderr.fileno(): bytearray()}
+        self._out, self._err = self._buffers.values()
+        self._open = set(self._buffers)
+
+    def pump(self, timeout_s: float, watch: int) -> bool:
+        ready, _, _ = select.select([watch, *self._open], [], [], timeout_s)
+        for descriptor in self._open & set(ready):
+            data = os.read(descriptor, 1 << 16)
+            self._buffers[descriptor] += data
+            if not data:
+                self._open.discard(descriptor)
+        return watch in ready
+
+    def take(self) -> bytes:
+        data = bytes(self._out)
+        self._out.clear()
+        return data
+
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def status(self) -> int | None:
+        return None if self._open else self._process.wait()
+
+    def complaint(self) -> str:
+        return self._err.decode(errors="replace")
+
+
+def _events(half: _Half, place: LabPlace | NativePlace, timeout_s: float | None) -> Iterator[Event]:
+    """Yield the events of a guest half until it ends; raise what it failed with."""
+    from bridge.lab.passthrough import caught_signals  # noqa: PLC0415 (only where needed)
+
+    failed: Failure | None = None
+    with caught_signals(*_INTERRUPTS) as signals:
+        for line in _lines(half, place, signals, timeout_s):
+            event = _parsed(line)
+            if isinstance(event, Failure):
+                failed = event
+            else:
+                yield event
+    if failed is not None:
+        raise _error(failed)
+    if half.status() and not place.interrupted:
+        raise BridgeError(f"the work ended with status {half.status()}\n{half.complaint()[-4000:]}")
+
+
+def _parsed(line: bytes) -> Event:
+    try:
+        return from_json(json.loads(line))
+    except ValueError as error:
+        text = line.decode(errors="replace")
+        raise BridgeError(f"the guest half said what nobody understands: {text}") from error
+
+
+def _lines(
+    half: _Half, place: LabPlace | NativePlace, signals: int, timeout_s: float | None
+) -> Iterator[bytes]:
+    end = None if timeout_s is None else time.monotonic() + timeout_s
+    rest = b""
+    while True:
+        ended = half.status() is not None
+        *lines, rest = (rest + half.take()).split(b"\n")
+        yield from lines
+        if ended and not lines:
+            return
+        if not ended and half.pump(_SLICE_S, signals):
+            os.read(signals, 64)
+            half.signal(signal.SIGKILL if place.interrupted else signal.SIGINT)
+            place.interrupted = True
+            end = min(end or sys.float_info.max, time.monotonic() + _GRACE_S)
+        if end is not None and time.monotonic() > end:
+            _end(half, signals)
+            raise LabTimeout("the work did not end in time; it was terminated")
+
+
+def _end(half: _Half, signals: int) -> None:
+    """Interrupt a half, so that it takes down what it built; kill it if it does not."""
+    for number in (signal.SIGINT, signal.SIGKILL):
+        half.signal(number)
+        end = time.monotonic() + _GRACE_S
+        while half.status() is None and time.monotonic() < end:
+            half.pump(_SLICE_S, signals)
+            half.take()
+
+
+def _error(failed: Failure) -> BridgeError:
+    """Make the error again that the guest half ended with."""
+    kind = getattr(errors, failed.name, BridgeError)
+    if kind is LuaError:
+        return LuaError(failed.message, traceback=failed.traceback)
+    try:
+        error: BridgeError = kind(failed.message, cure=failed.cure)
+    except TypeError:
+        error = BridgeError(failed.message, cure=failed.cure)
+    return error
