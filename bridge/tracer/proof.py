@@ -198,8 +198,9 @@ def _gaps(trace: Trace, wanted: Iterable[Expected]) -> tuple[str, ...]:
     if trace.lost.total:
         gaps.append(_lost(trace))
     gaps += [f"probe {name} failed to attach" for name in trace.coverage.failed]
-    late = sorted({one.runtime for one in trace.events if one.kind is Kind.UNKNOWN_RUNTIME})
-    gaps += [f"runtime {one} was there before the tracer" for one in _late(trace, late)]
+    gaps += [f"runtime {one} was there before the tracer" for one in _late(trace)]
+    if trace.violation_counts.get(Kind.UNKNOWN_RUNTIME) and not _late(trace):
+        gaps.append("callbacks ran for a runtime whose creation was not seen")
     if any(one.packets > 0 for one in wanted) and not trace.callbacks:
         gaps.append("no callback was seen at all, although packets were sent")
     return tuple(gaps)
@@ -211,10 +212,10 @@ def _lost(trace: Trace) -> str:
     return "the tracer lost records: " + ", ".join(parts)
 
 
-def _late(trace: Trace, late: list[int]) -> list[int]:
+def _late(trace: Trace) -> list[int]:
+    """Return the runtimes that did something although their creation was not seen."""
     created = {one.runtime for one in trace.events if one.kind is Kind.CREATE}
-    seen = {one.runtime for one in trace.events if one.kind <= Kind.CALLBACK}
-    return sorted(set(late) | (seen - created))
+    return sorted(set(trace.runtimes) - created)
 
 
 # ---- atomic context --------------------------------------------------------
@@ -321,7 +322,7 @@ def _lifecycle(trace: Trace, gaps: tuple[str, ...]) -> Property:
     violations = [_violation(event, _LIFE) for event in trace.violations if event.kind in _LIFE]
     violations += _unlisted(trace, _LIFE)
     own = list(gaps)
-    runtimes = [one for one in trace.runtimes if one not in _late(trace, [])]
+    runtimes = [one for one in trace.runtimes if one not in _late(trace)]
     for runtime in runtimes:
         breaches, gap = _life(trace, runtime)
         violations += breaches

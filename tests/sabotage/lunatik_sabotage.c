@@ -12,6 +12,9 @@
  *	allocate	GFP_KERNEL
  *	leak		an allocation that is freed only when this module goes
  *	bh		enables bottom halves and disables them again
+ *	interrupt	none of the callback's doing: waits for a hard interrupt
+ *			that allocates with GFP_KERNEL (which the interrupt must
+ *			not, but it gets away with it where memory is plenty)
  *
  * A callback after stop cannot be staged with the module's own hook: the memory
  * it works on is gone by then. What can be had is what such a hook looks like
@@ -21,6 +24,7 @@
  */
 #include <linux/bottom_half.h>
 #include <linux/delay.h>
+#include <linux/irq_work.h>
 #include <linux/list.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
@@ -91,12 +95,32 @@ static int sabotage_bh(struct lua_State *L)
 	return 0;
 }
 
+static bool interrupted;
+
+static void interrupt_allocate(struct irq_work *work)
+{
+	kfree(kmalloc(64, GFP_KERNEL));
+	WRITE_ONCE(interrupted, true);
+}
+
+static DEFINE_IRQ_WORK(interrupt, interrupt_allocate);
+
+static int sabotage_interrupt(struct lua_State *L)
+{
+	WRITE_ONCE(interrupted, false);
+	irq_work_queue(&interrupt);
+	while (!READ_ONCE(interrupted))
+		cpu_relax();
+	return 0;
+}
+
 static const struct lunatik_function functions[] = {
 	{ "sleep", sabotage_sleep },
 	{ "mutex", sabotage_mutex },
 	{ "allocate", sabotage_allocate },
 	{ "leak", sabotage_leak },
 	{ "bh", sabotage_bh },
+	{ "interrupt", sabotage_interrupt },
 	{ }
 };
 
@@ -161,6 +185,7 @@ static void __exit sabotage_exit(void)
 
 	lunatik_library_unregister(&library);
 	unregister_pernet_subsys(&late_net_ops);
+	irq_work_sync(&interrupt);
 	list_for_each_entry_safe(leaked, next, &leaks, list)
 		kfree(leaked);
 }

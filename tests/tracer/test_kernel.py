@@ -140,6 +140,25 @@ def test_a_callback_that_enables_bottom_halves_is_caught(sabotage: Sabotage) -> 
     assert "enabled bottom halves: __local_bh_enable_ip" in reasons(trace)
 
 
+def test_what_a_hard_interrupt_does_is_not_held_against_the_callback(
+    sabotage: Sabotage,
+) -> None:
+    trace = trace_policy(sabotage, "interrupt")
+    prove(trace, 2).require()
+    assert trace.foreign > 0
+    assert "GFP_KERNEL" in trace.allocations_by_gfp(in_callback=False)
+
+
+def test_without_events_of_callbacks_their_counts_prove_the_same(sabotage: Sabotage) -> None:
+    with Tracer(callback_events=False) as tracer:
+        with sabotage.honest():
+            sabotage.send(30)
+        trace = tracer.finish()
+    prove(trace, 30).require()
+    assert not [one for one in trace.events if one.kind is Kind.CALLBACK]
+    assert sum(trace.durations.values()) == 30
+
+
 def test_a_leak_is_caught_with_its_size_and_its_runtime(sabotage: Sabotage) -> None:
     trace = trace_policy(sabotage, "leak")
     proof = prove(trace, 2)
