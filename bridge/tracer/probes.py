@@ -144,8 +144,9 @@ def parse_kallsyms(data: bytes, names: Iterable[str]) -> Symbols:
     wanted = b"|".join(re.escape(name.encode()) for name in names)
     pattern = re.compile(rb"^([0-9a-f]+) [a-zA-Z] (" + wanted + rb")$", re.MULTILINE)
     addresses = {m[2].decode(): int(m[1], 16) for m in pattern.finditer(data)}
+    modules = data[data.rfind(b"\n", 0, max(data.find(b"\t["), 0)) + 1 :]  # they come last
     functions = tuple(
-        (int(m[1], 16), m[3].decode(), m[4].decode()) for m in _MODULE_LINE.finditer(data)
+        (int(m[1], 16), m[3].decode(), m[4].decode()) for m in _MODULE_LINE.finditer(modules)
     )
     if not any(addresses.values()):
         raise EnvironmentLacking(

@@ -413,6 +413,7 @@ def _completeness(
         "completeness",
         "the hooks saw every packet sent, minus what is explained",
         f"{sum(one.sent for one in wanted)} sent, {trace.callbacks} seen"
+        + (f", {trace.turned_away} turned away" if trace.turned_away else "")
         + (f", explained: {'; '.join(explained)}" if explained else ""),
         tuple(violations),
         tuple(dict.fromkeys(own)),

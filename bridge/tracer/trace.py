@@ -235,7 +235,7 @@ class Trace:
     """Everything the tracer saw between its start and finish().
 
     ``run_entries`` and ``run_returns`` are the calls of the hook's entry function
-    that the kernel's own kprobe counted, packets that matched no guard included.
+    that the kernel's own kprobe counted.
     ``violation_counts`` is complete where ``events`` holds the first of each kind.
     ``open_callbacks`` are (runtime, hook) pairs that were entered and never left.
     ``foreign`` counts events of hard interrupts that arrived in a callback.
@@ -264,6 +264,14 @@ class Trace:
     def callbacks(self) -> int:
         """Callbacks entered."""
         return sum(hook.seen for hook in self.hooks)
+
+    @property
+    def turned_away(self) -> int:
+        """Packets that the hook's function decided on without entering Lua.
+
+        Its runtime was busy on the same CPU, with a packet that it sent itself.
+        """
+        return max(self.run_entries - self.callbacks, 0)
 
     @property
     def longest_ns(self) -> int:
@@ -306,6 +314,7 @@ class Trace:
         return {
             "runtimes": list(self.runtimes),
             "callbacks": self.callbacks,
+            "turned_away": self.turned_away,
             "verdicts": self.verdicts,
             "longest_ns": self.longest_ns,
             "run_entries": self.run_entries,

@@ -7,7 +7,9 @@
  * calls them in a callback, that is, in atomic context:
  *
  *	sleep		msleep: the task is switched away. The scheduler complains
- *			and resets preempt_count, so the count is put back after.
+ *			("BUG: scheduling while atomic") and resets preempt_count,
+ *			so the count is put back after. RCU's read side is left for
+ *			the time, so that RCU has no reason to complain as well.
  *	mutex		takes and releases a mutex that nobody else wants
  *	allocate	GFP_KERNEL
  *	leak		an allocation that is freed only when this module goes
@@ -31,6 +33,7 @@
 #include <linux/netfilter.h>
 #include <linux/netfilter_ipv4.h>
 #include <linux/preempt.h>
+#include <linux/rcupdate.h>
 #include <linux/slab.h>
 #include <linux/spinlock.h>
 #include <net/net_namespace.h>
@@ -58,8 +61,10 @@ static int sabotage_sleep(struct lua_State *L)
 {
 	int count = preempt_count();
 
+	rcu_read_unlock();
 	msleep(1);
 	preempt_count_set(count);
+	rcu_read_lock();
 	return 0;
 }
 

@@ -111,7 +111,6 @@ def test_a_proof_survives_json(sabotage: Sabotage) -> None:
 
 
 @pytest.mark.expects_splat("scheduling while atomic")
-@pytest.mark.expects_splat("Voluntary context switch within RCU read-side critical section")
 def test_a_callback_that_sleeps_is_caught(sabotage: Sabotage) -> None:
     trace = trace_policy(sabotage, "sleep")
     assert prove(trace, 2).atomic.outcome is VIOLATED

@@ -237,6 +237,11 @@ def test_an_explanation_too_large_breaches_completeness() -> None:
     assert proof.completeness.outcome is VIOLATED
 
 
+def test_packets_decided_without_lua_are_shown() -> None:
+    proof = prove(replace(CLEAN, run_entries=22, run_returns=22), 20)
+    assert proof.completeness.evidence == "20 sent, 20 seen, 2 turned away"
+
+
 def test_each_hook_is_counted_on_its_own() -> None:
     hooks = (*CLEAN.hooks, HookCount(7, 2, seen=5, returned=5))
     trace = replace(CLEAN, hooks=hooks, run_entries=25, run_returns=25)
