@@ -216,9 +216,7 @@ class Bench:
         with self.clock.stage("judge the trace"):
             try:
                 trace = self._tracer.finish()
-                expected = _expected(
-                    trace, runtime_id, forwarded, every_family=every_family
-                )
+                expected = _expected(trace, runtime_id, forwarded, every_family=every_family)
                 proved = _proved(trace, tracing.prove(trace, expected), expected)
             except TraceInconclusive as error:
                 proved = _unproved(error)

@@ -18,6 +18,7 @@ from bridge.errors import BridgeError
 
 # Verb, module and attribute that hold its click command, one line for --help.
 VERBS: dict[str, tuple[str, str]] = {
+    "demo": ("bridge.demo.command:demo", "Show a policy at work in a kernel, with proof."),
     "lab": ("bridge.lab.commands:lab", "Run throw-away virtual machines and commands in them."),
     "doctor": ("bridge.maintenance:doctor", "Try everything the bridge needs of this machine."),
     "clean": ("bridge.maintenance:clean", "Remove what killed runs left behind."),

@@ -186,7 +186,17 @@ class End:
 
 
 Event: TypeAlias = (
-    Stage | Network | Policy | Phase | Packets | Switch | Life | Counters | Proved | Failure | End
+    Stage
+    | Network
+    | Policy
+    | Phase
+    | Packets
+    | Switch
+    | Life
+    | Counters
+    | Proved
+    | Failure
+    | End
 )
 _KINDS: dict[str, type[Any]] = {
     kind.__name__.lower(): kind

@@ -15,7 +15,7 @@ from typing import Any
 from bridge.errors import BridgeError
 from bridge.events import Emitter, failure
 
-INTERRUPTED = 130
+_INTERRUPTED = 130
 
 
 def main(work: Callable[[Emitter, Mapping[str, Any]], None]) -> int:
@@ -29,7 +29,7 @@ def main(work: Callable[[Emitter, Mapping[str, Any]], None]) -> int:
     try:
         work(emit, json.loads(sys.stdin.read() or "{}"))
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return _INTERRUPTED
     except BridgeError as error:
         emit(failure(error))
         return error.exit_status

@@ -35,6 +35,9 @@ Progress = Callable[[str], None]
 
 PROJECT = Path(__file__).resolve().parent.parent
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
+INTERRUPTED = 130
+"""The exit status of what Ctrl-C ended."""
+
 _GRACE_S = 20.0
 _SLICE_S = 0.5
 
@@ -253,7 +256,10 @@ class _NativeHalf:
         assert process.stdout is not None
         assert process.stderr is not None
         self._process = process
-        self._buffers = {process.stdout.fileno(): bytearray(), process.stderr.fileno(): bytearray()}
+        self._buffers = {
+            process.stdout.fileno(): bytearray(),
+            process.stderr.fileno(): bytearray(),
+        }
         self._out, self._err = self._buffers.values()
         self._open = set(self._buffers)
 
@@ -281,7 +287,9 @@ class _NativeHalf:
         return self._err.decode(errors="replace")
 
 
-def _events(half: _Half, place: LabPlace | NativePlace, timeout_s: float | None) -> Iterator[Event]:
+def _events(
+    half: _Half, place: LabPlace | NativePlace, timeout_s: float | None
+) -> Iterator[Event]:
     """Yield the events of a guest half until it ends; raise what it failed with."""
     from bridge.lab.passthrough import caught_signals  # noqa: PLC0415 (only where needed)
 
@@ -296,7 +304,9 @@ def _events(half: _Half, place: LabPlace | NativePlace, timeout_s: float | None)
     if failed is not None:
         raise _error(failed)
     if half.status() and not place.interrupted:
-        raise BridgeError(f"the work ended with status {half.status()}\n{half.complaint()[-4000:]}")
+        raise BridgeError(
+            f"the work ended with status {half.status()}\n{half.complaint()[-4000:]}"
+        )
 
 
 def _parsed(line: bytes) -> Event:

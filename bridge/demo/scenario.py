@@ -46,9 +46,9 @@ WHILE_LISTED = (
     PacketClass("port", "the same to another port", "dns", ACCEPTED, names=_BLOCKED, port=5353),
 )
 WHILE_CHANGING = (
-    (f"question before resume block {LATE}", ACCEPTED),
-    ("question after it", DROPPED),
-    (f"question after resume allow {LATE}", ACCEPTED),
+    (f"before resume block {LATE}", ACCEPTED),
+    ("after it", DROPPED),
+    (f"after resume allow {LATE}", ACCEPTED),
 )
 AFTER_STOP = (
     PacketClass("stopped", "DNS question, formerly listed", "dns", ACCEPTED, names=_BLOCKED),
@@ -64,7 +64,9 @@ def expectations() -> dict[str, str | None]:
         for one in (*WHILE_LISTED, *AFTER_STOP)
         for version in VERSIONS
     }
-    stream = {_stream_key(number): verdict for number, (_, verdict) in enumerate(WHILE_CHANGING)}
+    stream = {
+        _stream_key(number): verdict for number, (_, verdict) in enumerate(WHILE_CHANGING)
+    }
     return wanted | stream
 
 
@@ -151,7 +153,9 @@ def _resumes(bench: Bench, runtime: Runtime, stream: Stream) -> list[Resume]:
 def _stretch(number: int, part: Sequence[Question]) -> Packets:
     title, expected = WHILE_CHANGING[number]
     seen = Counter(one.fate for one in part)
-    return Packets(_stream_key(number), title, 0, len(part), expected, dict(sorted(seen.items())))
+    return Packets(
+        _stream_key(number), title, 0, len(part), expected, dict(sorted(seen.items()))
+    )
 
 
 def _stream_key(number: int) -> str:

@@ -8,6 +8,7 @@ capture at the server says, independently, what became of it.
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import threading
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from bridge.errors import TrafficError
 from bridge.events import Switch
-from bridge.mix import ACCEPTED, DROPPED
+from bridge.mix import ACCEPTED, DROPPED, VERSIONS
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -64,7 +65,8 @@ class Stream:
         self.start_ns = 0
 
     def __enter__(self) -> Self:
-        for family, version in ((socket.AF_INET, 4), (socket.AF_INET6, 6)):
+        for version in VERSIONS:
+            family = socket.AF_INET if version == 4 else socket.AF_INET6
             one = self._topology.client.socket(family, socket.SOCK_DGRAM)
             self._sockets.append(one)
             one.connect((self._topology.server.address(version), _PORT))
@@ -178,7 +180,7 @@ def stretches(asked: Sequence[Question], resumes: Sequence[Resume]) -> list[list
     edges = [(0, 0), *((one.begin_ns, one.end_ns) for one in resumes), (1 << 64, 1 << 64)]
     return [
         [one for one in asked if start[1] <= one.time_ns < end[0]]
-        for start, end in zip(edges, edges[1:], strict=False)
+        for start, end in itertools.pairwise(edges)
     ]
 
 
