@@ -170,7 +170,6 @@ class Bench:
             from netns import Topology  # noqa: PLC0415 (slow to import)
 
             self.topology = stack.enter_context(Topology.router())
-        self.emit(_network(self.topology))
         with self.clock.stage("import scapy"):
             from bridge.traffic import Traffic, dns_question  # noqa: PLC0415 (slow to import)
 
@@ -191,6 +190,10 @@ class Bench:
         runtime.stop()
         late = {version: n - sure[version] for version, n in self._arrivals().items()}
         return Forwarded(sure, late)
+
+    def drain(self) -> None:
+        """Read what the captures hold, so that none of them overflows."""
+        self._arrivals()
 
     def arrivals_of_stopped(self) -> Forwarded:
         """Return how many packets reached the router, for a runtime others stopped."""
@@ -277,12 +280,16 @@ def counters(info: RuntimeInfo) -> Counters:
     )
 
 
-def _network(topology: Topology) -> Network:
+def network() -> Network:
+    """Return the event that tells of the topology, before it is built."""
+    from netns.plan import chain, drawing  # noqa: PLC0415 (slow to import)
+
+    plan = chain("client", "router", "server")
     hosts = tuple(
-        HostFacts(host.name, tuple((one.name, one.ipv4, one.ipv6) for one in host.interfaces))
-        for host in topology
+        HostFacts(name, tuple((one.name, one.ipv4, one.ipv6) for one in plan.interfaces(name)))
+        for name in plan.hosts
     )
-    return Network(topology.drawing(), hosts)
+    return Network(drawing(plan), hosts)
 
 
 def _expected(

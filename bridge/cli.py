@@ -19,6 +19,9 @@ from bridge.errors import BridgeError
 # Verb, module and attribute that hold its click command, one line for --help.
 VERBS: dict[str, tuple[str, str]] = {
     "demo": ("bridge.demo.command:demo", "Show a policy at work in a kernel, with proof."),
+    "run": ("bridge.runtimes:run", "Try a policy on a standard mix of traffic, with proof."),
+    "list": ("bridge.runtimes:list_runtimes", "List the runtimes in the lab."),
+    "stop": ("bridge.runtimes:stop", "Stop runtimes in the lab."),
     "lab": ("bridge.lab.commands:lab", "Run throw-away virtual machines and commands in them."),
     "doctor": ("bridge.maintenance:doctor", "Try everything the bridge needs of this machine."),
     "clean": ("bridge.maintenance:clean", "Remove what killed runs left behind."),

@@ -35,11 +35,16 @@ Progress = Callable[[str], None]
 
 PROJECT = Path(__file__).resolve().parent.parent
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
+DEFAULT_LAB = "default"
+"""The name of the lab that `lunabridge lab up` keeps."""
+
 INTERRUPTED = 130
 """The exit status of what Ctrl-C ended."""
 
 _GRACE_S = 20.0
 _SLICE_S = 0.5
+_COMMAND_S = 60.0
+_COMPLAINT_BYTES = 4000
 
 
 class Place(Protocol):
@@ -57,13 +62,12 @@ class Place(Protocol):
         Raises the error it ended with, LabTimeout, GuestCrashed.
         """
 
-    def command(self, argv: Sequence[str]) -> tuple[int, bytes, bytes]:
-        """Run `lunabridge` there; return its status, standard output and error."""
-
 
 @contextmanager
-def open_place(*, native: bool, progress: Progress, own: bool = True) -> Iterator[Place]:
-    """Open the lab (the running one, or where ``own`` one that ends with the block).
+def open_place(
+    *, native: bool, progress: Progress, lab_name: str = DEFAULT_LAB
+) -> Iterator[Place]:
+    """Open the lab of that name if it is up, or one that ends with the block.
 
     With ``native`` it is this machine instead, with its own module. Raises
     EnvironmentLacking, LabError, ModuleError.
@@ -73,19 +77,34 @@ def open_place(*, native: bool, progress: Progress, own: bool = True) -> Iterato
         return
     from bridge.lab import Lab  # noqa: PLC0415 (only where it is needed)
     from bridge.lab.carrier import Attached  # noqa: PLC0415
-    from bridge.lab.lab import DEFAULT_NAME  # noqa: PLC0415
 
-    if not own and not Attached.is_running(DEFAULT_NAME):
-        raise EnvironmentLacking("no lab is running", cure="start one: lunabridge lab up")
     start = time.monotonic()
-    reused = Attached.is_running(DEFAULT_NAME)
+    reused = Attached.is_running(lab_name)
     build = _Build(progress)
     try:
-        lab = Lab.attach_or_boot(progress=progress)
+        lab = Lab.attach_or_boot(lab_name, progress=progress)
     finally:
         build.join()
     with lab:
         yield LabPlace(lab, build, start, progress, reused=reused)
+
+
+def command_in_lab(lab_name: str, argv: Sequence[str]) -> tuple[int, bytes, bytes]:
+    """Run `lunabridge` in a lab that is up; return its status, standard output and error.
+
+    Raises EnvironmentLacking where none of that name is up.
+    """
+    from bridge.lab import Lab  # noqa: PLC0415 (only where it is needed)
+    from bridge.lab.carrier import Attached  # noqa: PLC0415
+
+    if not Attached.is_running(lab_name):
+        named = "" if lab_name == DEFAULT_LAB else f" --name {lab_name}"
+        raise EnvironmentLacking(
+            f"no lab {lab_name!r} is up", cure=f"start it with: lunabridge lab up{named}"
+        )
+    with Lab.attach(lab_name) as lab:
+        done = lab.run(["python3", "-m", "bridge.cli", *argv], timeout_s=_COMMAND_S)
+    return done.returncode, done.stdout, done.stderr
 
 
 class _Build:
@@ -134,7 +153,7 @@ class LabPlace:
         build.check()
         module.install(lab, progress)
         self._ready_s = time.monotonic() - start
-        self.stages = (
+        self.stages: Sequence[Stage] = (
             Stage("boot the lab", 0.0, round(booted - start, 3)),
             Stage("install the module", round(booted - start, 3), round(self._ready_s, 3)),
         )
@@ -148,14 +167,9 @@ class LabPlace:
             session.close_stdin()
             yield from _events(_LabHalf(session), self, timeout_s)
 
-    def command(self, argv: Sequence[str]) -> tuple[int, bytes, bytes]:
-        """Run `lunabridge` in the lab."""
-        done = self._lab.run(["python3", "-m", "bridge.cli", *argv], timeout_s=60)
-        return done.returncode, done.stdout, done.stderr
-
 
 class NativePlace:
-    """This machine's own kernel; needs root, and a module built for it."""
+    """The kernel of this machine; needs root, and a module built for it."""
 
     def __init__(self, progress: Progress) -> None:
         self.interrupted = False
@@ -167,11 +181,13 @@ class NativePlace:
                 cure="run it as root, or leave out --native to use the lab",
             )
         self._module = self._find_module(progress)
-        self.stages = (Stage("find the module", 0.0, round(time.monotonic() - start, 3)),)
+        self.stages: Sequence[Stage] = (
+            Stage("find the module", 0.0, round(time.monotonic() - start, 3)),
+        )
 
     @staticmethod
     def _find_module(progress: Progress) -> Path | None:
-        """Return the module to load; None where it is loaded, or lies where it is looked for."""
+        """Return the module to load, None where it is loaded or in its usual place."""
         from bridge.lunatik import GUEST_MODULE  # noqa: PLC0415 (slow to import)
 
         if Path("/sys/module/lunatik").exists() or GUEST_MODULE.exists():
@@ -198,14 +214,6 @@ class NativePlace:
                 yield from _events(_NativeHalf(process), self, timeout_s)
             finally:
                 process.kill()
-
-    def command(self, argv: Sequence[str]) -> tuple[int, bytes, bytes]:
-        """Run `lunabridge` here."""
-        done = subprocess.run(
-            [sys.executable, "-m", "bridge.cli", *argv],
-            cwd=PROJECT, capture_output=True, check=False,
-        )  # fmt: skip
-        return done.returncode, done.stdout, done.stderr
 
 
 class _Half(Protocol):
@@ -287,9 +295,7 @@ class _NativeHalf:
         return self._err.decode(errors="replace")
 
 
-def _events(
-    half: _Half, place: LabPlace | NativePlace, timeout_s: float | None
-) -> Iterator[Event]:
+def _events(half: _Half, place: Place, timeout_s: float | None) -> Iterator[Event]:
     """Yield the events of a guest half until it ends; raise what it failed with."""
     from bridge.lab.passthrough import caught_signals  # noqa: PLC0415 (only where needed)
 
@@ -304,9 +310,8 @@ def _events(
     if failed is not None:
         raise _error(failed)
     if half.status() and not place.interrupted:
-        raise BridgeError(
-            f"the work ended with status {half.status()}\n{half.complaint()[-4000:]}"
-        )
+        complaint = half.complaint()[-_COMPLAINT_BYTES:]
+        raise BridgeError(f"the work ended with status {half.status()}\n{complaint}")
 
 
 def _parsed(line: bytes) -> Event:
@@ -317,9 +322,7 @@ def _parsed(line: bytes) -> Event:
         raise BridgeError(f"the guest half said what nobody understands: {text}") from error
 
 
-def _lines(
-    half: _Half, place: LabPlace | NativePlace, signals: int, timeout_s: float | None
-) -> Iterator[bytes]:
+def _lines(half: _Half, place: Place, signals: int, timeout_s: float | None) -> Iterator[bytes]:
     end = None if timeout_s is None else time.monotonic() + timeout_s
     rest = b""
     while True:

@@ -29,11 +29,23 @@ from bridge.events import (
     Switch,
     to_json,
 )
-from bridge.outcome import HOLDS, VIOLATED, Outcome, named, told
+from bridge.outcome import HOLDS, VIOLATED, Outcome, told
 
 _GOOD, _BAD, _DOUBT, _QUIET, _HEAD = "green", "bold red", "yellow", "dim", "bold"
 _NOT_A_TERMINAL = 100
 _TITLE_WIDTH = 36
+_SINGLE: dict[type[Any], str] = {
+    Network: "network",
+    Policy: "policy",
+    Counters: "counters",
+    Proved: "proof",
+}
+_SEVERAL: dict[type[Any], str] = {
+    Packets: "packets",
+    Switch: "switches",
+    Life: "life",
+    Stage: "stages",
+}
 
 
 def console(file: IO[str] | None = None, *, quiet: bool = False) -> Console:
@@ -59,7 +71,7 @@ class Screen:
         self._out = out
         self._show_source = show_source
         self._life: list[Life] = []
-        utf8 = (out.file.encoding or "").lower().replace("-", "") == "utf8"
+        utf8 = out.encoding.lower().replace("-", "") == "utf8"
         self._tick, self._cross = ("✓", "✗") if utf8 else ("ok", "NO")
 
     def title(self, text: str, where: str) -> None:
@@ -157,14 +169,13 @@ class Screen:
     def _switch(self, one: Switch) -> None:
         if one.is_clean:
             text = (
-                f"{one.call}: the old verdict up to question {one.last}"
-                f" ({one.before_ns / 1e6:.1f} ms before),"
-                f" the new one from {one.first} on ({one.after_ns / 1e6:.1f} ms after)"
+                f"question {one.last} came {one.before_ns / 1e6:.1f} ms before {one.call},"
+                f" question {one.first} {one.after_ns / 1e6:.1f} ms after"
             )
         else:
             text = (
-                f"{one.call}: not clean: last {one.last}, first {one.first}, {one.during} during,"
-                f" {one.untraced} untraced, {one.misjudged} misjudged"
+                f"{one.call}: not clean: last {one.last}, first {one.first},"
+                f" {one.during} during, {one.untraced} untraced, {one.misjudged} misjudged"
             )
         self._line(self._mark(one.is_clean), (text, "" if one.is_clean else _BAD))
 
@@ -256,31 +267,21 @@ def as_json(
         "where": where,
         "seconds": round(seconds, 3),
     }
-    for kind, name in ((Network, "network"), (Policy, "policy"), (Counters, "counters")):
+    for kind, name in _SINGLE.items():
         whole[name] = next((_bare(one) for one in events if isinstance(one, kind)), None)
-    for kind, name in ((Packets, "packets"), (Switch, "switches"), (Life, "life")):
+    for kind, name in _SEVERAL.items():
         whole[name] = [_bare(one) for one in events if isinstance(one, kind)]
-    for packets, one in zip(whole["packets"], _packets_of(events), strict=True):
-        packets["as_expected"] = one.as_expected
-    for switch, change in zip(whole["switches"], _switches_of(events), strict=True):
-        switch["clean"] = change.is_clean
-    whole["proof"] = next((_bare(one) for one in events if isinstance(one, Proved)), None)
-    whole["stages"] = [_bare(one) for one in events if isinstance(one, Stage)]
     return whole
 
 
 def _bare(event: Event) -> dict[str, Any]:
     values = to_json(event)
     del values["event"]
+    if isinstance(event, Packets):
+        values["as_expected"] = event.as_expected
+    if isinstance(event, Switch):
+        values["clean"] = event.is_clean
     return values
-
-
-def _packets_of(events: Iterable[Event]) -> list[Packets]:
-    return [one for one in events if isinstance(one, Packets)]
-
-
-def _switches_of(events: Iterable[Event]) -> list[Switch]:
-    return [one for one in events if isinstance(one, Switch)]
 
 
 def whole_timing(host: Sequence[Stage], events: Sequence[Event], total_s: float) -> list[Stage]:
@@ -298,14 +299,3 @@ def whole_timing(host: Sequence[Stage], events: Sequence[Event], total_s: float)
         if isinstance(one, Stage)
     ]
     return [*host, *started, *sorted(inside, key=lambda one: (one.start_s, one.end_s))]
-
-
-__all__ = [
-    "Screen",
-    "as_json",
-    "console",
-    "named",
-    "narrow_drawing",
-    "proof_rows",
-    "whole_timing",
-]

@@ -13,7 +13,7 @@ from bridge.demo.scenario import CALLS, expectations
 from bridge.events import Event, Stage
 from bridge.lab.progress import silent, to_stderr
 from bridge.outcome import judge_demo
-from bridge.place import INTERRUPTED, open_place
+from bridge.place import DEFAULT_LAB, INTERRUPTED, open_place
 
 _TIMEOUT_S = 300.0
 _PASSED = (
@@ -23,6 +23,9 @@ _PASSED = (
 
 @click.command()
 @click.option("--native", is_flag=True, help="Use this machine's own kernel (needs root).")
+@click.option(
+    "--lab", "lab_name", default=DEFAULT_LAB, show_default=True, help="Which lab that is up."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 @click.option("--timings", is_flag=True, help="Show where the time went.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress, no colours.")
@@ -35,8 +38,10 @@ _PASSED = (
     metavar="SECONDS",
     help="End the work after this long, with status 124.",
 )
-def demo(native: bool, as_json: bool, timings: bool, quiet: bool, timeout_s: float) -> int:
-    """Show a DNS policy in Lua at work in a kernel, with proof.
+def demo(
+    *, native: bool, lab_name: str, as_json: bool, timings: bool, quiet: bool, timeout_s: float
+) -> int:
+    r"""Show a DNS policy in Lua at work in a kernel, with proof.
 
     A client, a router and a server are built from network namespaces. The policy
     lua/dns_block.lua runs at the router as a non-sleepable runtime; TCP, echo requests
@@ -56,7 +61,7 @@ def demo(native: bool, as_json: bool, timings: bool, quiet: bool, timeout_s: flo
     screen = report.Screen(report.console(quiet=quiet))
     progress = silent if quiet else to_stderr
     events: list[Event] = []
-    with open_place(native=native, progress=progress) as place:
+    with open_place(native=native, lab_name=lab_name, progress=progress) as place:
         if not as_json:
             screen.title(
                 "A DNS policy in Lua, inside the kernel, under real traffic", place.where

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from bridge.bench import Bench, Clock, Emit
+from bridge.bench import Bench, Clock, Emit, network
 from bridge.demo.stream import (
     Question,
     Resume,
@@ -77,6 +77,7 @@ def perform(emit: Emit, *, module: Path | None = None, source: str | None = None
     the place of the real one. Raises what Bench.open() and the policy raise.
     """
     clock = Clock(emit)
+    emit(network())
     emit(_policy(source))
     with Bench.open(emit, module=module, clock=clock) as bench:
         with bench.traffic.dns_server(), bench.runtime(POLICY, source) as runtime:

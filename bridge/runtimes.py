@@ -1,0 +1,233 @@
+"""`lunabridge run`, `list` and `stop`: policies in the lab, or natively."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+import time
+from dataclasses import asdict
+from typing import Any
+
+import click
+from rich.table import Table
+
+from bridge import policyfile, report
+from bridge.errors import BridgeError, ModuleError, UsageError
+from bridge.events import Event
+from bridge.lab.progress import silent, to_stderr
+from bridge.outcome import judge_run
+from bridge.place import DEFAULT_LAB, INTERRUPTED, Place, command_in_lab, open_place
+
+_TIMEOUT_S = 300.0
+_COLUMNS = (
+    "id", "name", "kind", "state", "hooks", "callbacks", "errors", "bytes", "netns",
+)  # fmt: skip
+
+_native = click.option(
+    "--native", is_flag=True, help="Use this machine's own kernel (needs root)."
+)
+_lab = click.option(
+    "--lab", "lab_name", default=DEFAULT_LAB, show_default=True, help="Which lab that is up."
+)
+_json = click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
+
+
+@click.command()
+@click.argument("policy")
+@click.option("--stay", is_flag=True, help="Keep it loaded after the mix, until Ctrl-C.")
+@_native
+@_lab
+@_json
+@click.option("--timings", is_flag=True, help="Show where the time went.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress, no colours.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help=f"End the work after this long, with status 124 ({_TIMEOUT_S:g} without --stay).",
+)
+def run(
+    policy: str,
+    *,
+    stay: bool,
+    native: bool,
+    lab_name: str,
+    as_json: bool,
+    timings: bool,
+    quiet: bool,
+    timeout_s: float | None,
+) -> int:
+    r"""Try a policy on a standard mix of traffic, with proof.
+
+    POLICY is a .lua file, or a name below the Lua root such as dns_block. It is loaded
+    as a non-sleepable runtime at the router of a fresh client - router - server
+    topology; TCP, UDP, echo requests and DNS questions go through it over IPv4 and
+    IPv6, and what became of each is shown. With --stay it remains loaded, for use
+    from another terminal: lunabridge list, lunabridge stop, lunabridge lab shell.
+
+    Exits with 1 if the script fails to load, if a callback fails, or if the proof does
+    not hold: every callback atomic, every byte given back, every packet seen.
+
+    \b
+    Examples:
+      lunabridge run drop_port
+      lunabridge run --json ./mine.lua
+    """
+    start = time.monotonic()
+    file = policyfile.load(policy)
+    if not stay and timeout_s is None:
+        timeout_s = _TIMEOUT_S
+    screen = None if as_json else report.Screen(report.console(quiet=quiet), show_source=False)
+    job = {"name": file.name, "source": file.source, "stay": stay}
+    progress = silent if quiet else to_stderr
+    with open_place(native=native, lab_name=lab_name, progress=progress) as place:
+        if screen:
+            screen.title(
+                f"The policy {file.name} under the standard mix of traffic", place.where
+            )
+        events = _follow(place, job, timeout_s, screen)
+        worked_s = time.monotonic() - start
+    if place.interrupted and not stay:
+        click.echo("lunabridge: interrupted; everything is taken down", err=True)
+        return INTERRUPTED
+    outcome = judge_run(events)
+    seconds = time.monotonic() - start
+    if screen is None:
+        click.echo(
+            json.dumps(report.as_json(events, outcome, where=place.where, seconds=seconds))
+        )
+        return outcome.exit_status
+    if timings:
+        screen.timings(report.whole_timing(place.stages, events, worked_s))
+    screen.outcome(outcome, "no callback failed, the proof holds", seconds)
+    return outcome.exit_status
+
+
+def _follow(
+    place: Place, job: dict[str, Any], timeout_s: float | None, screen: report.Screen | None
+) -> list[Event]:
+    """Have the trial done; show its events as they come, and return them."""
+    events = []
+    for event in place.work("bridge.trial", job, timeout_s):
+        events.append(event)
+        if screen:
+            screen.show(event)
+    return events
+
+
+@click.command("list")
+@_native
+@_lab
+@_json
+def list_runtimes(*, native: bool, lab_name: str, as_json: bool) -> None:
+    r"""List the runtimes in the lab that is up.
+
+    A row tells a runtime's number and name, whether it may sleep, where in its life it
+    is, its hooks, the callbacks that ran and that failed, the bytes its Lua state
+    holds, and the inode number of its network namespace (0 once that is gone).
+
+    \b
+    Example:
+      lunabridge list --json | jq '.[].name'
+    """
+    rows = _runtimes_here() if native else _runtimes_in_lab(lab_name)
+    if as_json:
+        click.echo(json.dumps(rows))
+    elif not rows:
+        click.echo("no runtime is loaded", err=True)
+    else:
+        _show(rows)
+
+
+def _runtimes_here() -> list[dict[str, Any]]:
+    from bridge.lunatik import Lunatik  # noqa: PLC0415 (slow to import)
+
+    try:
+        lunatik = Lunatik.connect()
+    except ModuleError as error:
+        if error.errno == errno.ENOENT:  # not loaded, so no runtimes
+            return []
+        raise
+    with lunatik:
+        return [
+            {
+                **asdict(one),
+                "state": one.state.name.lower(),
+                "kind": "sleepable" if one.sleep else "non-sleepable",
+            }
+            for one in lunatik.runtimes()
+        ]
+
+
+def _runtimes_in_lab(lab_name: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(_in_lab(lab_name, ["list", "--native", "--json"]))
+    return rows
+
+
+def _in_lab(lab_name: str, argv: list[str]) -> str:
+    """Run one of these verbs in the lab that is up; return its standard output.
+
+    Raises EnvironmentLacking without a lab; a failure there is raised here.
+    """
+    status, out, err = command_in_lab(lab_name, argv)
+    if status:
+        message = err.decode(errors="replace").strip().removeprefix("lunabridge: ")
+        failure = BridgeError(message or f"the lab's lunabridge ended with status {status}")
+        failure.exit_status = status
+        raise failure
+    return out.decode(errors="replace")
+
+
+def _show(rows: list[dict[str, Any]]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in _COLUMNS:
+        is_text = name in {"name", "kind", "state"}
+        table.add_column(name, justify="left" if is_text else "right", no_wrap=True)
+    for row in rows:
+        shown = {**row, "callbacks": row["calls"], "bytes": row["memory_bytes"]}
+        table.add_row(*(str(shown[name]) for name in _COLUMNS))
+    report.console(sys.stdout).print(table)
+
+
+@click.command()
+@click.argument("ids", metavar="[ID]...", nargs=-1, type=click.IntRange(min=0))
+@click.option("--all", "every", is_flag=True, help="Stop every runtime.")
+@_native
+@_lab
+def stop(ids: tuple[int, ...], *, every: bool, native: bool, lab_name: str) -> None:
+    r"""Stop runtimes in the lab that is up, by their numbers.
+
+    A stopped runtime's hooks are gone, its callbacks have ended, and every byte it
+    held is free. A number that no runtime has is an error; the others are stopped.
+
+    \b
+    Examples:
+      lunabridge stop 3
+      lunabridge stop --all
+    """
+    if bool(ids) == every:
+        raise UsageError("give the numbers of runtimes, or --all", cure="see: lunabridge list")
+    if native:
+        _stop_here(ids, every=every)
+    else:
+        numbers = [str(one) for one in ids]
+        _in_lab(lab_name, ["stop", "--native", *(["--all"] if every else numbers)])
+
+
+def _stop_here(ids: tuple[int, ...], *, every: bool) -> None:
+    from bridge.lunatik import Lunatik  # noqa: PLC0415 (slow to import)
+
+    alive = [row["id"] for row in _runtimes_here()]
+    unknown = [] if every else [one for one in ids if one not in alive]
+    chosen = alive if every else [one for one in ids if one in alive]
+    if chosen:
+        with Lunatik.connect() as lunatik:
+            for one in chosen:
+                lunatik.stop(one, missing_ok=every)
+    if unknown:
+        names = ", ".join(str(one) for one in dict.fromkeys(unknown))
+        raise BridgeError(
+            f"no runtime {names}", cure="lunabridge list shows the runtimes there are"
+        )
