@@ -137,25 +137,10 @@ void lunatik_sethook(struct lunatik_runtime *rt, lua_Hook hook, int count)
 			    hook ? LUA_MASKCOUNT : 0, count);
 }
 
-/**
- * lunatik_raise_here() - raise an error with the position of what runs
- * @L: thread
- * @message: its text
- *
- * Context: in a hook, where luaL_error() would name the caller's position.
- */
-void lunatik_raise_here(lua_State *L, const char *message)
-{
-	luaL_where(L, 0);
-	lua_pushstring(L, message);
-	lua_concat(L, 2);
-	lua_error(L);
-}
-
 /* Called before every instruction once a call is over its limit: no pcall helps. */
 static void runtime_abandon(lua_State *L, lua_Debug *ar)
 {
-	lunatik_raise_here(L, fatal_signal_pending(current) ? "killed" :
+	lunatik_raise_from_hook(L, fatal_signal_pending(current) ? "killed" :
 			   "instruction budget exceeded");
 }
 

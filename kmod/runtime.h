@@ -173,7 +173,6 @@ void lunatik_runtime_failed(struct lunatik_runtime *rt, u32 hook,
 			    const char *message);
 unsigned long lunatik_stack_floor(void);
 void lunatik_sethook(struct lunatik_runtime *rt, lua_Hook hook, int count);
-void lunatik_raise_here(lua_State *L, const char *message) __noreturn;
 const char *lunatik_message(lua_State *L, int index);
 
 int lunatik_runtime_init(void);

@@ -44,7 +44,7 @@ static void watchdog_abandon(lua_State *L, lua_Debug *ar)
 		rt->exhausted = true;
 		lunatik_sethook(rt, watchdog_abandon, 1);
 	}
-	lunatik_raise_here(L, "instruction budget exceeded");
+	lunatik_raise_from_hook(L, "instruction budget exceeded");
 }
 
 static enum hrtimer_restart watchdog_tick(struct hrtimer *timer)

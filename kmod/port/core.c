@@ -37,6 +37,21 @@ long long lunatik_fold_float(lua_State *L, const char *what)
 }
 
 /*
+ * Raise an error from within a hook. Hooks are off there, and would stay off in the
+ * message handler and, in a coroutine, in its __close functions; nothing could end
+ * those. So hooks go on again, and no handler is called.
+ */
+void lunatik_raise_from_hook(lua_State *L, const char *message)
+{
+	luaL_where(L, 0);
+	lua_pushstring(L, message);
+	lua_concat(L, 2);
+	L->allowhook = 1;
+	L->errfunc = 0;
+	lua_error(L);
+}
+
+/*
  * An interrupt on this CPU may walk the list at any point of these two, forwards
  * only, so each changes what such a walk sees by one store.
  */

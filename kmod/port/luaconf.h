@@ -93,6 +93,9 @@ void lunatik_longjmp(lunatik_jmpbuf buf) __attribute__((noreturn));
 #define LUAI_THROW(L, c)	lunatik_longjmp((c)->b)
 #define LUAI_TRY(L, c, a)	if (lunatik_setjmp((c)->b) == 0) { a }
 
+void lunatik_raise_from_hook(struct lua_State *L, const char *message)
+	__attribute__((noreturn));
+
 /*
  * The functions that raise are declared to return an int, so that they can stand
  * behind "return". The compiler and objtool want to know that they do not.

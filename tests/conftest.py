@@ -1,0 +1,88 @@
+"""What kernel tests share: the loaded module, a topology, policies from text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from bridge.lunatik import Lunatik, Runtime
+    from bridge.traffic import Traffic
+    from netns import Topology
+
+pytest_plugins = ["pytester"]
+
+Policy = Callable[..., "Runtime"]
+
+
+@pytest.fixture
+def lunatik() -> Iterator[Lunatik]:
+    """The module, loaded for this test with its defaults."""
+    from bridge.lunatik import Lunatik
+
+    with Lunatik.load() as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="module")
+def router() -> Iterator[Topology]:
+    """Client - router - server, shared by the tests of a file."""
+    from netns import Topology
+
+    with Topology.router() as topology:
+        yield topology
+
+
+@pytest.fixture(scope="module")
+def traffic(router: Topology) -> Iterator[Traffic]:
+    """Traffic through the router, watched on every link."""
+    from bridge.traffic import Traffic
+
+    with Traffic(router) as running:
+        yield running
+
+
+@pytest.fixture
+def script(lunatik: Lunatik) -> Iterator[Callable[..., Runtime]]:
+    """Create a runtime from source text; all are stopped at the test's end."""
+    with ExitStack() as stack:
+
+        def create(source: str, *, name: str = "script", **options: object) -> Runtime:
+            runtime = lunatik.runtime(name, source=source, **options)  # type: ignore[arg-type]
+            return stack.enter_context(runtime)
+
+        yield create
+
+
+HOOK = """
+local netfilter = require "netfilter"
+local ACCEPT, DROP = netfilter.action.ACCEPT, netfilter.action.DROP
+netfilter.register{{
+  pf = netfilter.family.{family}, hooknum = netfilter.inet_hooks.FORWARD,
+  priority = 0, {extra} hook = function(skb)
+    {body}
+  end,
+}}
+"""
+
+
+@pytest.fixture
+def policy(script: Callable[..., Runtime], router: Topology) -> Policy:
+    """Put the body of a callback at FORWARD of the router."""
+
+    def create(
+        body: str,
+        *,
+        family: str = "INET",
+        extra: str = "",
+        before: str = "",
+        after: str = "",
+        name: str = "policy",
+    ) -> Runtime:
+        source = before + HOOK.format(family=family, extra=extra, body=body) + after
+        return script(source, name=name, sleep=False, netns=router["router"].netns)
+
+    return create
