@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,14 +13,11 @@ from bridge.lunatik import GUEST_MODULE, Lunatik, Runtime
 
 SABOTAGE = Path(__file__).parents[1] / "sabotage"
 PARAMETERS = Path("/sys/module/lunatik_sabotage/parameters")
-HONEST = """
-local netfilter = require "netfilter"
-netfilter.register{
-  pf = netfilter.family.IPV4,
-  hooknum = netfilter.inet_hooks.LOCAL_OUT,
-  priority = netfilter.ip_priority.FILTER,
-  hook = function() return netfilter.action.ACCEPT end,
-}
+SENDER = """
+import socket, sys
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+    for _ in range(int(sys.argv[2])):
+        sender.sendto(b"x" * 64, ("127.0.0.1", int(sys.argv[1])))
 """
 
 
@@ -39,15 +37,16 @@ class Sabotage:
         self._receiver.bind(("127.0.0.1", 0))
         self._sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
-    def honest(self, body: str = "") -> Runtime:
-        return self.lunatik.runtime("honest", sleep=False, source=HONEST + body)
-
     def policy(self, name: str) -> Runtime:
         return self.lunatik.runtime(SABOTAGE / f"{name}.lua", sleep=False)
 
     def send(self, packets: int) -> None:
         for _ in range(packets):
             self._sender.sendto(b"x" * 64, self._receiver.getsockname())
+
+    def start_sender(self, packets: int) -> subprocess.Popen[bytes]:
+        _, port = self._receiver.getsockname()
+        return subprocess.Popen([sys.executable, "-c", SENDER, str(port), str(packets)])
 
     def call_late(self, runtime: Runtime, packets: int) -> None:
         """Have packets seen in the name of a runtime that is stopped."""

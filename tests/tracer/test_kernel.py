@@ -13,9 +13,24 @@ from bridge.tracer import Event, Kind, Outcome, ProofError, Trace, Tracer, prove
 if TYPE_CHECKING:
     from conftest import Sabotage
 
+    from bridge.lunatik import Runtime
+
 pytestmark = pytest.mark.kernel
 
+HONEST = """
+local netfilter = require "netfilter"
+netfilter.register{
+  pf = netfilter.family.IPV4,
+  hooknum = netfilter.inet_hooks.LOCAL_OUT,
+  priority = netfilter.ip_priority.FILTER,
+  hook = function() return netfilter.action.ACCEPT end,
+}
+"""
 HOLDS, VIOLATED = Outcome.HOLDS, Outcome.VIOLATED
+
+
+def honest(sabotage: Sabotage, body: str = "") -> Runtime:
+    return sabotage.lunatik.runtime("honest", sleep=False, source=HONEST + body)
 
 
 def trace_policy(sabotage: Sabotage, name: str, packets: int = 2) -> Trace:
@@ -31,7 +46,7 @@ def reasons(trace: Trace, packets: int = 2) -> str:
 
 def test_a_clean_run_is_proven_clean(sabotage: Sabotage) -> None:
     with Tracer() as tracer:
-        with sabotage.honest() as runtime:
+        with honest(sabotage) as runtime:
             sabotage.send(20)
         trace = tracer.finish()
     prove(trace, 20).require()
@@ -46,7 +61,7 @@ def test_a_clean_run_is_proven_clean(sabotage: Sabotage) -> None:
 
 def test_memory_is_attributed_to_the_runtime_and_given_back(sabotage: Sabotage) -> None:
     with Tracer() as tracer:
-        with sabotage.honest() as runtime:
+        with honest(sabotage) as runtime:
             sabotage.send(1)
         trace = tracer.finish()
     memory = trace.memory[runtime.id]
@@ -72,16 +87,26 @@ def test_allocations_in_callbacks_are_counted_by_their_flags(sabotage: Sabotage)
 def test_two_thousand_callbacks_arrive_without_loss(sabotage: Sabotage) -> None:
     seen: list[Event] = []
     with Tracer(on_event=seen.append) as tracer:
-        with sabotage.honest():
+        with honest(sabotage):
             sabotage.send(2000)
         trace = tracer.finish()
     prove(trace, 2000).require()
     assert sum(one.kind is Kind.CALLBACK for one in seen) == 2000
 
 
+def test_callbacks_in_softirq_on_all_cpus_are_proven(sabotage: Sabotage) -> None:
+    received = HONEST.replace("LOCAL_OUT", "LOCAL_IN")
+    with Tracer(callback_events=False) as tracer:
+        with sabotage.lunatik.runtime("received", sleep=False, source=received):
+            senders = [sabotage.start_sender(500) for _ in range(3)]
+            assert [sender.wait(60) for sender in senders] == [0, 0, 0]
+        trace = tracer.finish()
+    prove(trace, 1500).require()
+
+
 def test_the_life_of_a_yielding_runtime_is_followed(sabotage: Sabotage) -> None:
     with Tracer() as tracer:
-        with sabotage.honest("coroutine.yield() coroutine.yield()") as runtime:
+        with honest(sabotage, "coroutine.yield() coroutine.yield()") as runtime:
             sabotage.send(1)
             runtime.resume()
         trace = tracer.finish()
@@ -93,8 +118,8 @@ def test_the_life_of_a_yielding_runtime_is_followed(sabotage: Sabotage) -> None:
 def test_a_creation_that_fails_is_clean(sabotage: Sabotage) -> None:
     with Tracer() as tracer:
         with pytest.raises(LuaError):
-            sabotage.honest("error('no')")
-        with sabotage.honest():
+            honest(sabotage, "error('no')")
+        with honest(sabotage):
             sabotage.send(1)
         trace = tracer.finish()
     prove(trace, 1).require()
@@ -103,7 +128,7 @@ def test_a_creation_that_fails_is_clean(sabotage: Sabotage) -> None:
 
 def test_a_proof_survives_json(sabotage: Sabotage) -> None:
     with Tracer() as tracer:
-        with sabotage.honest():
+        with honest(sabotage):
             sabotage.send(1)
         trace = tracer.finish()
     assert json.loads(json.dumps(trace.to_json()))["callbacks"] == 1
@@ -150,7 +175,7 @@ def test_what_a_hard_interrupt_does_is_not_held_against_the_callback(
 
 def test_without_events_of_callbacks_their_counts_prove_the_same(sabotage: Sabotage) -> None:
     with Tracer(callback_events=False) as tracer:
-        with sabotage.honest():
+        with honest(sabotage):
             sabotage.send(30)
         trace = tracer.finish()
     prove(trace, 30).require()
@@ -170,7 +195,7 @@ def test_a_leak_is_caught_with_its_size_and_its_runtime(sabotage: Sabotage) -> N
 
 def test_a_callback_after_stop_is_caught(sabotage: Sabotage) -> None:
     with Tracer() as tracer:
-        with sabotage.honest() as runtime:
+        with honest(sabotage) as runtime:
             sabotage.send(1)
         sabotage.call_late(runtime, 1)
         trace = tracer.finish()
@@ -181,7 +206,7 @@ def test_a_callback_after_stop_is_caught(sabotage: Sabotage) -> None:
 
 def test_a_wrong_number_of_packets_is_caught(sabotage: Sabotage) -> None:
     with Tracer() as tracer:
-        with sabotage.honest():
+        with honest(sabotage):
             sabotage.send(3)
         trace = tracer.finish()
     with pytest.raises(ProofError, match="4 packets sent should be seen, 3 were"):
@@ -190,7 +215,7 @@ def test_a_wrong_number_of_packets_is_caught(sabotage: Sabotage) -> None:
 
 def test_a_ring_too_small_makes_the_proof_inconclusive(sabotage: Sabotage) -> None:
     with Tracer(ring_pages=1) as tracer:
-        with sabotage.honest():
+        with honest(sabotage):
             sabotage.send(500)
         trace = tracer.finish()
     assert trace.lost.events > 0
@@ -199,9 +224,9 @@ def test_a_ring_too_small_makes_the_proof_inconclusive(sabotage: Sabotage) -> No
 
 
 def test_a_tracer_that_comes_late_is_inconclusive(sabotage: Sabotage) -> None:
-    with Tracer() as tracer, sabotage.honest():
+    with Tracer() as tracer, honest(sabotage):
         tracer.finish()
-    with sabotage.honest() as runtime, Tracer() as tracer:
+    with honest(sabotage) as runtime, Tracer() as tracer:
         sabotage.send(2)
         runtime.stop()
         trace = tracer.finish()
@@ -210,7 +235,7 @@ def test_a_tracer_that_comes_late_is_inconclusive(sabotage: Sabotage) -> None:
 
 
 def test_a_runtime_still_alive_is_inconclusive(sabotage: Sabotage) -> None:
-    with Tracer() as tracer, sabotage.honest():
+    with Tracer() as tracer, honest(sabotage):
         sabotage.send(1)
         trace = tracer.finish()
     with pytest.raises(TraceInconclusive, match="was not stopped"):
@@ -230,7 +255,7 @@ def test_an_error_of_the_live_callback_is_raised_by_finish(sabotage: Sabotage) -
         raise RuntimeError(str(event.kind))
 
     with Tracer(on_event=refuse) as tracer:
-        with sabotage.honest():
+        with honest(sabotage):
             sabotage.send(1)
         with pytest.raises(RuntimeError):
             tracer.finish()
