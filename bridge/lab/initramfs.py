@@ -45,7 +45,9 @@ json.dump(compiled, sys.stdout)
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class Entry:
+    """One file, directory or link of the archive."""
+
     name: str
     mode: int
     content: bytes = b""
@@ -61,7 +63,7 @@ def build(image: Image, recipe: Recipe, modules: Path | None) -> Path:
     path = image.directory / f"initramfs-{_key(recipe, directory)}.cpio"
     if path.exists():
         return path
-    content = b"".join(_archive(_entries(image, recipe, directory)))
+    content = b"".join(archive(_entries(image, recipe, directory)))
     with tempfile.NamedTemporaryFile(dir=image.directory, prefix=".initramfs-") as partial:
         partial.write(content)
         partial.flush()
@@ -97,19 +99,19 @@ def _key(recipe: Recipe, modules: Path) -> str:
     return hashlib.sha256(seed.encode()).hexdigest()[:12]
 
 
-def _entries(image: Image, recipe: Recipe, modules: Path) -> Iterator[_Entry]:
+def _entries(image: Image, recipe: Recipe, modules: Path) -> Iterator[Entry]:
     for name in _DIRECTORIES:
-        yield _Entry(name, 0o040755)
+        yield Entry(name, 0o040755)
     busybox = (image.sysroot / "usr/bin/busybox").read_bytes()
-    yield _Entry("bin/busybox", 0o100755, busybox)
+    yield Entry("bin/busybox", 0o100755, busybox)
     for applet in ("sh", *_applets()):
-        yield _Entry(f"bin/{applet}", 0o120777, b"busybox")
-    yield _Entry("init", 0o100755, _BOOT.read_bytes())
+        yield Entry(f"bin/{applet}", 0o120777, b"busybox")
+    yield Entry("init", 0o100755, _BOOT.read_bytes())
     for name, code in _compile_agent(image).items():
-        yield _Entry(f"agent/guest/{name}.pyc", 0o100644, code)
+        yield Entry(f"agent/guest/{name}.pyc", 0o100644, code)
     for number, path in enumerate(boot_modules(modules, recipe.boot_modules)):
         name = f"modules/{number:02}-{path.name.partition('.')[0]}.ko"
-        yield _Entry(name, 0o100644, _decompress(path))
+        yield Entry(name, 0o100644, _decompress(path))
 
 
 def _applets() -> list[str]:
@@ -177,13 +179,14 @@ def _decompress(path: Path) -> bytes:
     raise LabError(f"{path.name}: unknown module compression")
 
 
-def _archive(entries: Iterable[_Entry]) -> Iterator[bytes]:
+def archive(entries: Iterable[Entry]) -> Iterator[bytes]:
+    """Yield the archive piece by piece."""
     for inode, entry in enumerate(entries, start=1):
         yield _record(entry, inode)
-    yield _record(_Entry("TRAILER!!!", 0), 0)
+    yield _record(Entry("TRAILER!!!", 0), 0)
 
 
-def _record(entry: _Entry, inode: int) -> bytes:
+def _record(entry: Entry, inode: int) -> bytes:
     name = entry.name.encode() + b"\0"
     fields = [inode, entry.mode, 0, 0, 1, 0, len(entry.content), 0, 0, 0, 0, len(name), 0]
     header = b"070701" + b"".join(b"%08X" % field for field in fields) + name

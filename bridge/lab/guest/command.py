@@ -13,6 +13,7 @@ from .frames import CHUNK
 
 GRACE_S = 0.1  # how long output of a command that ended is waited for
 GRACE_MAX_S = 1.0
+KILL_S = 2.0  # how long killed processes are waited for
 _TIOCSWINSZ = 0x5414
 
 
@@ -130,8 +131,8 @@ class Command:
         if self.status is None:
             try:
                 os.killpg(self.pid, number)
-            except OSError:
-                pass
+            except ProcessLookupError:  # it has not come to make its group yet
+                os.kill(self.pid, number)
 
     def close(self) -> None:
         """Close every descriptor; the process is left alone."""
@@ -141,13 +142,20 @@ class Command:
 
     def kill(self) -> None:
         """Kill every process of the command's session, and close."""
-        for pid in session_members(self.pid):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except OSError:
-                pass
+        deadline_s = time.monotonic() + KILL_S
+        # Again until none is left: one may have forked since they were listed.
+        while (members := session_members(self.pid)) and time.monotonic() < deadline_s:
+            for pid in members:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            if self.status is None:
+                self.reap()
+            time.sleep(0.001)  # process 1 reaps the others
         if self.status is None:
-            os.waitpid(self.pid, 0)
+            os.kill(self.pid, signal.SIGKILL)  # it has not come to make its session yet
+            self.reap()
         self.close()
 
 

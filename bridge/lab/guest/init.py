@@ -79,7 +79,8 @@ class Init:
             return
         try:
             signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for number in (signal.SIGCHLD, signal.SIGINT):  # a command inherits these
+                signal.signal(number, signal.SIG_DFL)
             self._epoll.close()
             Worker(port, self._key).run()
         except BaseException as error:  # noqa: BLE001 - it must not become process 1
