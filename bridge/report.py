@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import IO, Any
 
@@ -34,6 +35,7 @@ from bridge.outcome import HOLDS, VIOLATED, Outcome, told
 _GOOD, _BAD, _DOUBT, _QUIET, _HEAD = "green", "bold red", "yellow", "dim", "bold"
 _NOT_A_TERMINAL = 100
 _TITLE_WIDTH = 36
+_CLAIM_COLUMN = 18
 _SINGLE: dict[type[Any], str] = {
     Network: "network",
     Policy: "policy",
@@ -169,8 +171,8 @@ class Screen:
     def _switch(self, one: Switch) -> None:
         if one.is_clean:
             text = (
-                f"question {one.last} came {one.before_ns / 1e6:.1f} ms before {one.call},"
-                f" question {one.first} {one.after_ns / 1e6:.1f} ms after"
+                f"{one.call}: question {one.last} {one.before_ns / 1e6:.1f} ms before,"
+                f" {one.first} {one.after_ns / 1e6:.1f} ms after"
             )
         else:
             text = (
@@ -205,10 +207,16 @@ class Screen:
             self._property(one)
         for name, value, good in proof_rows(proof):
             self._line((f"      {name:<34} ", _QUIET), (value, "" if good else _BAD))
+        for flags, count in sorted(proof.allocations.items()):
+            self._line((f"        {count:,} {flags}", _QUIET))
 
     def _property(self, one: PropertyFacts) -> None:
         if one.outcome == HOLDS:
-            self._line(self._mark(True), (f"{one.name:<13} {one.claim}", ""))
+            room = max(self._out.width - _CLAIM_COLUMN, _CLAIM_COLUMN)
+            first, *more = textwrap.wrap(one.claim, room)
+            self._line(self._mark(True), (f"{one.name:<13} {first}", ""))
+            for row in more:
+                self._line((f"{'':{_CLAIM_COLUMN}}{row}", ""))
             return
         style = _BAD if one.outcome == VIOLATED else _DOUBT
         self._line(
@@ -238,10 +246,7 @@ def proof_rows(proof: Proved) -> list[tuple[str, str, bool]]:
         ),
         ("lost trace events", f"{proof.lost}", not proof.lost),
     ]
-    rows += [
-        ("allocations in callbacks", f"{count:,} {flags}", True)
-        for flags, count in sorted(proof.allocations.items())
-    ] or [("allocations in callbacks", "0", True)]
+    rows.append(("allocations in callbacks", f"{sum(proof.allocations.values()):,}", True))
     return rows
 
 
