@@ -51,10 +51,15 @@ def _find(policy: str) -> Path:
     if below.is_file():
         return below
     kind = "file" if is_path else "policy"
-    known = ", ".join(sorted(one.stem for one in LUA_ROOT.glob("*.lua")))
+    known = ", ".join(one.stem for one in sorted(LUA_ROOT.glob("*.lua")) if _is_policy(one))
     raise UsageError(
         f"no {kind} {policy}", cure=f"give the path of a .lua file, or one of: {known}"
     )
+
+
+def _is_policy(path: Path) -> bool:
+    """Whether a file below the Lua root is a policy, and no library for policies."""
+    return "netfilter.register" in path.read_text()
 
 
 def checked(data: bytes, name: str) -> str:
@@ -66,11 +71,6 @@ def checked(data: bytes, name: str) -> str:
         )
     if not data.strip():
         raise PolicyError(f"{name} is empty", cure="see lua/accept.lua for the shortest policy")
-    if len(data) > SOURCE_MAX_BYTES:
-        raise PolicyError(
-            f"{name} has {len(data):,} bytes, at most {SOURCE_MAX_BYTES:,} can be sent",
-            cure=_BIG_CURE,
-        )
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
@@ -82,5 +82,10 @@ def checked(data: bytes, name: str) -> str:
         raise PolicyError(
             f"{name} is no Lua script: byte {data.index(0)} is zero",
             cure="write it in strings as \\0",
+        )
+    if len(data) > SOURCE_MAX_BYTES:
+        raise PolicyError(
+            f"{name} has {len(data):,} bytes, at most {SOURCE_MAX_BYTES:,} can be sent",
+            cure=_BIG_CURE,
         )
     return text

@@ -73,6 +73,7 @@ class Screen:
         self._out = out
         self._show_source = show_source
         self._life: list[Life] = []
+        self._needs_columns = False
         utf8 = out.encoding.lower().replace("-", "") == "utf8"
         self._tick, self._cross = ("✓", "✗") if utf8 else ("ok", "NO")
 
@@ -113,7 +114,7 @@ class Screen:
             self._line(("PASSED", f"bold {_GOOD}"), (f": {passed} ({seconds:.1f} s)", ""))
         else:
             count = len(outcome.reasons)
-            text = f": {count} thing{'s' if count > 1 else ''} not as expected"
+            text = f": {_some(count, 'thing')} not as expected"
             self._line(("FAILED", _BAD), (f"{text} ({seconds:.1f} s)", ""))
 
     def timings(self, stages: Iterable[Stage]) -> None:
@@ -152,10 +153,16 @@ class Screen:
     def _phase(self, phase: Phase) -> None:
         self._line()
         self._line((phase.title, _HEAD))
+        self._needs_columns = True
+
+    def _columns(self) -> None:
         columns = f"{'packets':<{_TITLE_WIDTH}} IP     sent  expected  seen"
         self._line((f"    {columns}", _QUIET))
+        self._needs_columns = False
 
     def _packets(self, one: Packets) -> None:
+        if self._needs_columns:
+            self._columns()
         version = str(one.version) if one.version else "4, 6"
         seen = told(one)
         row = (
@@ -182,10 +189,10 @@ class Screen:
         self._line(self._mark(one.is_clean), (text, "" if one.is_clean else _BAD))
 
     def _counters(self, one: Counters) -> None:
-        self._line()
         text = (
-            f"runtime {one.runtime} {one.name}: {one.state}, {one.hooks} hooks,"
-            f" {one.calls} callbacks, {one.errors} errors, {one.memory_bytes:,} bytes"
+            f"runtime {one.runtime} {one.name}: {one.state}, {_some(one.hooks, 'hook')},"
+            f" {_some(one.calls, 'callback')}, {_some(one.errors, 'error')},"
+            f" {_some(one.memory_bytes, 'byte')}"
         )
         self._line(("    " + text, _BAD if one.errors else _QUIET))
         if one.last_error:
@@ -225,6 +232,10 @@ class Screen:
         )
         for reason in one.reasons:
             self._line((f"      {reason}", style))
+
+
+def _some(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def proof_rows(proof: Proved) -> list[tuple[str, str, bool]]:
