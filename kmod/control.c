@@ -27,8 +27,9 @@ static const struct nla_policy value_policy[LUNATIK_V_MAX + 1] = {
 	[LUNATIK_V_STRING] = { .type = NLA_BINARY, .len = LUNATIK_VALUES_BYTES },
 };
 
+/* For requests without attributes: one entry, or none would be looked at. */
 static const struct nla_policy info_policy[] = {
-	[LUNATIK_A_UNSPEC] = { .type = NLA_REJECT },
+	[LUNATIK_A_ID] = { .type = NLA_REJECT },
 };
 
 static const struct nla_policy create_policy[] = {

@@ -40,10 +40,15 @@ static const char *hook_read_results(lua_State *L, struct sk_buff *skb,
 	value = lua_tointeger(L, -2);
 	if (!verdict_is_valid(value))
 		return "the callback's verdict is none of accept, drop and queue";
-	if (lua_isinteger(L, -1))
-		skb->mark = lua_tointeger(L, -1);
-	else if (!lua_isnil(L, -1))
-		return "the callback's mark is not an integer";
+	if (!lua_isnil(L, -1)) {
+		lua_Integer mark = lua_tointeger(L, -1);
+
+		if (!lua_isinteger(L, -1))
+			return "the callback's mark is not an integer";
+		if (mark < 0 || mark > U32_MAX)
+			return "the callback's mark does not fit 32 bits";
+		skb->mark = mark;
+	}
 	*verdict = value;
 	return NULL;
 }

@@ -434,11 +434,8 @@ static int runtime_build(struct lunatik_runtime *rt,
 		return errno;
 	/* From here on callbacks may run, so the lock counts. */
 	rt->armed = true;
-	errno = lunatik_hooks_register(rt, error);
-	if (errno)
-		return errno;
 	trace_runtime_arm(rt->id, rt->hook_count);
-	return 0;
+	return lunatik_hooks_register(rt, error);
 }
 
 /**

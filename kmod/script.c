@@ -157,7 +157,7 @@ void lunatik_script_explain(lua_State *L)
  *
  * Context: inside a protected call, process, may sleep; raises for a bad name.
  * Return: 0, or a negative errno: -ENOENT for a missing script, -ENOEXEC for one
- * that does not compile.
+ * that cannot be read or does not compile.
  */
 int lunatik_script_find(lua_State *L, const char *name)
 {
@@ -184,7 +184,7 @@ int lunatik_script_find(lua_State *L, const char *name)
 	if (len < 0) {
 		lua_pushfstring(L, "cannot read %s/%s: errno %d", root, path,
 				(int)-len);
-		return len;
+		return -ENOEXEC;
 	}
 	if (!status)
 		return 0;

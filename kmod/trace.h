@@ -39,7 +39,7 @@ TRACE_EVENT(runtime_create,
 		  __entry->name, __entry->sleep, __entry->netns)
 );
 
-/* The body returned or yielded and the hooks are in force. */
+/* The body returned or yielded, and the hooks come into force. */
 TRACE_EVENT(runtime_arm,
 	TP_PROTO(u32 id, u32 hooks),
 	TP_ARGS(id, hooks),

@@ -70,7 +70,7 @@ def test_a_syntax_error_names_file_and_line(rooted):
         lunatik.runtime("bad")
 
 
-def test_bytecode_is_refused_by_every_door(rooted, script):
+def test_bytecode_is_refused_by_every_door(rooted):
     with rooted(code=b"\x1bLua\x54\x00", asks="require 'code'") as lunatik:
         for name in ("code", "asks"):
             with pytest.raises(LuaError, match="attempt to load a binary chunk"):
@@ -78,9 +78,11 @@ def test_bytecode_is_refused_by_every_door(rooted, script):
         with pytest.raises(LuaError, match="attempt to load a binary chunk"):
             lunatik.runtime("code", source=b"\x1bLua\x54\x00")
         runtime = lunatik.runtime(
-            "loader", source="coroutine.yield() return load('\\27Lua'), string.dump"
+            "loader", source="coroutine.yield() local f, message = load('\\27Lua') return f, message, string.dump"
         )
-        assert runtime.resume() == (None, None)
+        refused, message, dump = runtime.resume()
+        assert (refused, dump) == (None, None)
+        assert b"attempt to load a binary chunk" in message
         with pytest.raises(LuaError, match="only text chunks are loaded"):
             lunatik.runtime("binary", source="load('x', 'x', 'b')")
 
@@ -123,8 +125,8 @@ def test_require_loads_once_and_explains_what_is_missing(rooted):
         ("string.pack('d', 1)", "option 'd' needs floats"),
         ("string.unpack('f', '1234')", "option 'f' needs floats"),
         ("setmetatable({}, {__gc = function() end})", "a finalizer .__gc. cannot be written"),
-        ("local x = 1 // 0", "attempt to perform 'n//0'"),
-        ("local x = 1 % 0", "attempt to perform 'n%%0'"),
+        ("local x = 1 // 0", "attempt to divide by zero"),
+        ("local x = 1 % 0", "attempt to perform 'n%+0'"),
     ],
 )
 def test_what_the_kernel_cannot_do_raises_a_clear_error(script, source, message):
@@ -133,6 +135,7 @@ def test_what_the_kernel_cannot_do_raises_a_clear_error(script, source, message)
 
 
 LANGUAGE = r"""
+local linux = require "linux"
 coroutine.yield()
 assert(7 // 2 == 3 and -7 // 2 == -4 and 7 % -3 == -2 and 1 << 63 == math.mininteger)
 assert(0x7fffffffffffffff + 1 == math.mininteger and "10" + 5 == 15 and 10 .. "" == "10")
@@ -163,7 +166,6 @@ assert(xpcall(function() error("x", 0) end, function(m) return m .. "!" end) == 
 assert(load("return ...", "chunk", "t", {})(4) == 4 and load("syntax error") == nil)
 assert(select("#", load("return 1, 2")()) == 2)
 assert(io == nil and os == nil and debug == nil and dofile == nil and loadfile == nil)
-local linux = require "linux"
 assert(linux.time() > 1600000000 * 1000000000)
 for _ = 1, 100 do local r = linux.random(3, 5) assert(r >= 3 and r <= 5) end
 assert(linux.random(1) == 1 and math.type(linux.random()) == "integer")
