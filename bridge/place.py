@@ -6,7 +6,8 @@
 
 The guest half runs there as a process of its own and tells what happens, event by
 event. Ctrl-C interrupts it, once, so that it takes down what it built; what it still
-has to say is delivered too. A second Ctrl-C kills it.
+has to say is delivered too. A second Ctrl-C kills it. In a lab that ends anyway the
+first one does, unless the work is to be finished.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ DEFAULT_LAB = "default"
 INTERRUPTED = 130
 """The exit status of what Ctrl-C ended."""
 
-_GRACE_S = 20.0
+_GRACE_S = 60.0
 _SLICE_S = 0.5
 _COMMAND_S = 60.0
 _COMPLAINT_BYTES = 4000
@@ -55,9 +56,14 @@ class Place(Protocol):
     interrupted: bool
 
     def work(
-        self, module: str, job: Mapping[str, Any], timeout_s: float | None
+        self,
+        module: str,
+        job: Mapping[str, Any],
+        timeout_s: float | None,
+        *,
+        finish: bool = False,
     ) -> Iterator[Event]:
-        """Run a guest half and yield its events.
+        """Run a guest half and yield its events; with ``finish`` after Ctrl-C too.
 
         Raises the error it ended with, LabTimeout, GuestCrashed.
         """
@@ -146,6 +152,7 @@ class LabPlace:
         from bridge import module  # noqa: PLC0415 (only where it is needed)
 
         self._lab = lab
+        self._reused = reused
         self.interrupted = False
         how = "the running lab" if reused else "a lab of its own"
         self.where = f"{how}, Linux {lab.kernel_release}, {lab.acceleration}"
@@ -159,13 +166,19 @@ class LabPlace:
         )
 
     def work(
-        self, module: str, job: Mapping[str, Any], timeout_s: float | None
+        self,
+        module: str,
+        job: Mapping[str, Any],
+        timeout_s: float | None,
+        *,
+        finish: bool = False,
     ) -> Iterator[Event]:
         """Run a guest half in the lab; see Place."""
         with self._lab.popen(["python3", "-m", module]) as session:
             session.write(json.dumps(job).encode())
             session.close_stdin()
-            yield from _events(_LabHalf(session), self, timeout_s)
+            gentle = self._reused or finish
+            yield from _events(_LabHalf(session), self, timeout_s, gentle=gentle)
 
 
 class NativePlace:
@@ -197,7 +210,12 @@ class NativePlace:
         return module.build(module.Kernel.running(), progress) / "lunatik.ko"
 
     def work(
-        self, module: str, job: Mapping[str, Any], timeout_s: float | None
+        self,
+        module: str,
+        job: Mapping[str, Any],
+        timeout_s: float | None,
+        *,
+        finish: bool = False,
     ) -> Iterator[Event]:
         """Run a guest half here; see Place."""
         pipe = subprocess.PIPE
@@ -295,13 +313,15 @@ class _NativeHalf:
         return self._err.decode(errors="replace")
 
 
-def _events(half: _Half, place: Place, timeout_s: float | None) -> Iterator[Event]:
+def _events(
+    half: _Half, place: Place, timeout_s: float | None, *, gentle: bool = True
+) -> Iterator[Event]:
     """Yield the events of a guest half until it ends; raise what it failed with."""
     from bridge.lab.passthrough import caught_signals  # noqa: PLC0415 (only where needed)
 
     failed: Failure | None = None
     with caught_signals(*_INTERRUPTS) as signals:
-        for line in _lines(half, place, signals, timeout_s):
+        for line in _lines(half, place, signals, timeout_s, gentle=gentle):
             event = _parsed(line)
             if isinstance(event, Failure):
                 failed = event
@@ -333,7 +353,8 @@ def _lines(half: _Half, place: Place, signals: int, timeout_s: float | None) -> 
             return
         if not ended and half.pump(_SLICE_S, signals):
             os.read(signals, 64)
-            half.signal(signal.SIGKILL if place.interrupted else signal.SIGINT)
+            fatal = place.interrupted or not gentle
+            half.signal(signal.SIGKILL if fatal else signal.SIGINT)
             place.interrupted = True
             end = min(end or sys.float_info.max, time.monotonic() + _GRACE_S)
         if end is not None and time.monotonic() > end:

@@ -110,7 +110,7 @@ def _follow(
 ) -> list[Event]:
     """Have the trial done; show its events as they come, and return them."""
     events = []
-    for event in place.work("bridge.trial", job, timeout_s):
+    for event in place.work("bridge.trial", job, timeout_s, finish=job["stay"]):
         events.append(event)
         if screen:
             screen.show(event)

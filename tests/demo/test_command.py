@@ -28,7 +28,7 @@ class Recorded:
         self.runs: Runs = []
 
     def work(
-        self, module: str, job: Mapping[str, Any], timeout_s: float | None
+        self, module: str, job: Mapping[str, Any], timeout_s: float | None, **_: object
     ) -> Iterator[Event]:
         self.runs.append((module, job))
         yield from self.events

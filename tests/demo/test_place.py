@@ -24,7 +24,7 @@ class Here:
     stages: Sequence[Stage] = ()
     interrupted = False
 
-    def work(self, *_: object) -> Iterator[Event]:
+    def work(self, *_: object, **__: object) -> Iterator[Event]:
         raise NotImplementedError
 
 
@@ -106,7 +106,19 @@ except KeyboardInterrupt:
     assert here.interrupted
 
 
-def test_a_second_ctrl_c_kills(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_kills_where_nothing_is_left_behind() -> None:
+    here = Here()
+    program = f"say({to_json(Stage('begin', 0, 1))})\ntime.sleep(60)\n{END}"
+    found = []
+    with half(program) as running:
+        for event in place._events(running, here, 30.0, gentle=False):
+            found.append(event)
+            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    assert found == [Stage("begin", 0, 1)]
+    assert here.interrupted
+
+
+def test_a_second_ctrl_c_kills() -> None:
     here = Here()
     program = f"""
 signal.signal(signal.SIGINT, lambda *_: say({to_json(Stage("stubborn", 0, 1))}))
