@@ -342,7 +342,9 @@ def _parsed(line: bytes) -> Event:
         raise BridgeError(f"the guest half said what nobody understands: {text}") from error
 
 
-def _lines(half: _Half, place: Place, signals: int, timeout_s: float | None) -> Iterator[bytes]:
+def _lines(
+    half: _Half, place: Place, signals: int, timeout_s: float | None, *, gentle: bool
+) -> Iterator[bytes]:
     end = None if timeout_s is None else time.monotonic() + timeout_s
     rest = b""
     while True:
