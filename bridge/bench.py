@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -79,6 +80,11 @@ class Recorder:
         self._created: dict[int, int] = {}
         self._events: list[tracing.Event] = []
         self._more = threading.Condition()
+        self._notes: deque[str] = deque()
+
+    def note(self, text: str) -> None:
+        """Say what the next resume is about; the kernel does not tell its arguments."""
+        self._notes.append(text)
 
     def __call__(self, event: tracing.Event) -> None:
         """Take one event, in the tracer's thread."""
@@ -90,6 +96,8 @@ class Recorder:
             created = self._created.setdefault(event.runtime, event.time_ns)
             elapsed_s = round((event.time_ns - created) / 1e9, 6)
             detail = str(event).removeprefix(name).lstrip(": ")
+            if name == "resume" and self._notes:
+                detail = self._notes.popleft()
             self._emit(Life(event.runtime, _LIVES[name], elapsed_s, detail))
 
     def wait_for(
@@ -182,6 +190,11 @@ class Bench:
         netns = self.topology["router"].netns
         with self.lunatik.runtime(name, source=source, sleep=False, netns=netns) as runtime:
             yield runtime
+
+    def resume(self, runtime: Runtime, *args: str) -> None:
+        """Resume the runtime, and have the arguments shown in its life."""
+        self.recorder.note(" ".join(args))
+        runtime.resume(*args)
 
     def stop(self, runtime: Runtime) -> Forwarded:
         """Stop the runtime; return how many packets reached the router until then."""

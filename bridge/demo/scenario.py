@@ -82,7 +82,7 @@ def perform(emit: Emit, *, module: Path | None = None, source: str | None = None
     with Bench.open(emit, module=module, clock=clock) as bench:
         with bench.traffic.dns_server(), bench.runtime(POLICY, source) as runtime:
             with clock.stage("send every class"):
-                runtime.resume("block", LISTED)
+                bench.resume(runtime, "block", LISTED)
                 _send_all(bench, f"{LISTED} is listed", WHILE_LISTED)
             with clock.stage("change it under traffic"):
                 _change_under_traffic(bench, runtime)
@@ -112,7 +112,7 @@ def _change_under_traffic(bench: Bench, runtime: Runtime) -> None:
     with Stream(bench.topology, LATE) as stream:
         stream.wait_for(_STRETCH)
         for call in CALLS:
-            runtime.resume(*call)
+            bench.resume(runtime, *call)
             stream.wait_for(_STRETCH)
     bench.traffic.ping()  # follows the stream over the same links: all of it is through
     delivered = arrived(bench.traffic.frames, stream.ports)
