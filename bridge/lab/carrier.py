@@ -7,6 +7,8 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from bridge.errors import GuestCrashed, LabError, LabTimeout
@@ -14,11 +16,13 @@ from bridge.lab import initramfs, machine
 from bridge.lab.acceleration import choose
 from bridge.lab.channel import Channel
 from bridge.lab.console import Console
-from bridge.lab.machine import Options
+from bridge.lab.machine import Boot, Options
 from bridge.lab.progress import Progress
 from bridge.lab.rundir import RunDir
 from bridge.lab.running import Facts, Running, prepare
+from bridge.lab.saved import Starter, restore_or_boot, store_for
 
+_BOOTING_S = 60.0
 _FREE_PORT_S = 30.0
 _DEATH_S = 5.0
 
@@ -51,29 +55,53 @@ class OneShot:
     def __init__(self, options: Options, progress: Progress) -> None:
         boot = prepare(options, progress)
         acceleration = choose(options, boot, progress)
-        pairs = [socket.socketpair() for _ in range(machine.PORTS)]
-        self.console = Console.in_memory()
-        self._free = [near for near, _ in pairs]
         self._condition = threading.Condition()
+        self._free: list[socket.socket] = []
+        self.console = Console.in_memory()
+
+        def start(saved: int | None) -> Running:
+            return self._start(options, boot, acceleration, saved)
+
+        try:
+            store = store_for(options, boot, acceleration)
+            starter = Starter(start, self._borrow, lambda: None, progress)
+            self._running = restore_or_boot(store, starter)
+        except BaseException:
+            self.console.close()
+            raise
+
+    def _start(
+        self, options: Options, boot: Boot, acceleration: str, saved: int | None
+    ) -> Running:
+        self._close_ports()  # of a machine that could not be saved
+        pairs = [socket.socketpair() for _ in range(machine.PORTS)]
+        self._free = [near for near, _ in pairs]
         far = [sock for _, sock in pairs]
         try:
-            self._running = Running(
-                options, boot, acceleration, far, self.console, listening=False
+            running = Running(
+                options, boot, acceleration, far, self.console, listening=False, saved=saved
             )
         except BaseException:
-            self._close_files()
+            self._close_ports()
             raise
         finally:
             for sock in far:
                 sock.close()
         try:
-            self.facts = self._running.greet(Channel(self._free[-1]))
+            self.facts = running.greet(Channel(self._free[-1]))
         except BaseException:
-            self.close()
+            running.end()
+            self._close_ports()
             raise
+        return running
+
+    @contextmanager
+    def _borrow(self) -> Iterator[socket.socket]:
+        yield self._free[-1]
 
     def acquire(self) -> socket.socket:
         """Return a free port, waiting for one where all are in use."""
+        self.console.trim()
         with self._condition:
             while not self._free:
                 self._condition.wait()
@@ -92,13 +120,13 @@ class OneShot:
     def close(self) -> None:
         """End the machine."""
         self._running.end()
-        self._close_files()
+        self._close_ports()
+        self.console.close()
 
-    def _close_files(self) -> None:
+    def _close_ports(self) -> None:
         for sock in self._free:
             sock.close()
         self._free.clear()
-        self.console.close()
 
 
 class Attached:
@@ -111,15 +139,22 @@ class Attached:
             raise LabError(
                 f"no lab {name!r} is up", cure=f"start it with: lunabridge lab up --name {name}"
             )
-        facts = self._directory.read_facts()
-        if facts is None:
-            raise LabError(f"the lab {name!r} is still booting", cure="try again in a moment")
+        facts = self._await_facts()
         if facts.key != initramfs.agent_key():
             raise LabError(f"the lab {name!r} was started by another version", cure=self.cure)
         self.facts = facts
         path = self._directory.path / "console.log"
         self.console = Console(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
         self._locks: dict[int, int] = {}
+
+    def _await_facts(self) -> Facts:
+        """Wait for a lab that is still booting."""
+        end = time.monotonic() + _BOOTING_S
+        while self._directory.is_alive() and time.monotonic() < end:
+            if facts := self._directory.read_facts():
+                return facts
+            time.sleep(0.05)
+        raise LabTimeout(f"the lab {self._directory.name!r} does not come up", cure=self.cure)
 
     @staticmethod
     def is_running(name: str) -> bool:
@@ -164,7 +199,7 @@ class Attached:
         """Return why the machine is gone."""
         self._directory.wait_gone(_DEATH_S)
         cause = self.console.cause_of_death()
-        return GuestCrashed(f"the guest died: {cause}", console=self.console.tail())
+        return GuestCrashed(f"the guest died: {cause}", console=self.console.last_words())
 
     def close(self) -> None:
         """Leave the lab as it is."""

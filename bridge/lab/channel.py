@@ -82,7 +82,7 @@ class Channel:
         nonce = os.urandom(8).hex().encode()
         self._frames.clear()
         self._out += b"\n"
-        self.send("HELLO", nonce)
+        self.send("HELLO", nonce, b"%d" % time.time_ns())
         while not deadline.passed():
             alive()
             self.pump(min(0.5, deadline.left_s() or 0.5))

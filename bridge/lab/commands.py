@@ -66,7 +66,7 @@ def up(name: str, **args: Unpack[_MachineArgs]) -> None:
     facts = supervisor.up(name, _options(args) or Options())
     click.echo(
         f"lab {name!r} is up: kernel {facts.release}, {facts.acceleration},"
-        f" booted in {facts.boot_s:.1f} s",
+        f" {'restored' if facts.restored else 'booted'} in {facts.boot_s:.1f} s",
         err=True,
     )
 
@@ -102,7 +102,7 @@ def _describe(row: LabStatus) -> str:
     facts = row.facts
     return (
         f"lab {row.name}: {state}, kernel {facts.release}, {facts.acceleration},"
-        f" booted in {facts.boot_s:.1f} s"
+        f" {'restored' if facts.restored else 'booted'} in {facts.boot_s:.1f} s"
     )
 
 

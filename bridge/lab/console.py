@@ -8,6 +8,9 @@ import re
 
 _TAIL_BYTES = 16384
 _LIMIT_BYTES = 1 << 24
+_LAST_WORDS = 150
+_TROUBLE = re.compile(r"BUG: |Oops: |Kernel panic|general protection fault|\[ cut here \]")
+_COMPLAINT = re.compile(r"^qemu-system-\w+: .*", re.MULTILINE)
 _PANIC = re.compile(r"Kernel panic - not syncing: (.*)")
 
 
@@ -35,10 +38,21 @@ class Console:
         text = os.pread(self.fd, _TAIL_BYTES, start).decode(errors="replace")
         return "\n".join(text.replace("\r", "").rstrip().splitlines()[-lines:])
 
+    def last_words(self) -> str:
+        """Return what a dying guest said: from the first sign of trouble on."""
+        lines = self.tail(lines=400).splitlines()
+        trouble = (n for n, line in enumerate(lines) if _TROUBLE.search(line))
+        start = next(trouble, max(0, len(lines) - 40))
+        return "\n".join(lines[max(0, start - 5) :][:_LAST_WORDS])
+
     def cause_of_death(self) -> str:
         """Return what ended the guest, in a few words."""
-        found = _PANIC.findall(self.tail(lines=400))
-        return f"kernel panic: {found[-1].strip()}" if found else "it powered off or was killed"
+        text = self.tail(lines=400)
+        if panics := _PANIC.findall(text):
+            return f"kernel panic: {panics[-1].strip()}"
+        if complaints := _COMPLAINT.findall(text):
+            return str(complaints[-1])
+        return "it powered off or was killed"
 
     def trim(self) -> None:
         """Forget all but the end of a console that has grown large."""

@@ -29,7 +29,8 @@ class Options:
     ``icount`` makes virtual time count executed instructions: one emulated CPU
     whose costs repeat on any host. ``kernel`` is another uncompressed kernel to
     boot, ``modules`` its /lib/modules/RELEASE directory, ``append`` further words
-    for the kernel's command line.
+    for the kernel's command line. ``fresh`` boots the guest where a saved one could
+    be restored.
     """
 
     cpus: int = 2
@@ -41,6 +42,7 @@ class Options:
     modules: Path | None = None
     append: tuple[str, ...] = ()
     boot_timeout_s: float = 60.0
+    fresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +58,22 @@ class Boot:
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
-    """Descriptors handed to the machine; ``ports`` listen where ``listening``."""
+    """Descriptors handed to the machine; ``ports`` listen where ``listening``.
+
+    ``saved`` is a file to restore the guest from, instead of booting it.
+    """
 
     ports: Sequence[int]
     life: int
     console: int
+    monitor: int
+    saved: int | None = None
     listening: bool = False
 
     def all(self) -> list[int]:
         """Return every descriptor."""
-        return [*self.ports, self.life, self.console]
+        saved = [] if self.saved is None else [self.saved]
+        return [*self.ports, self.life, self.console, self.monitor, *saved]
 
 
 def start(
@@ -118,7 +126,12 @@ def command_line(options: Options, accelerator: str, boot: Boot, wiring: Wiring)
     server = ",server=on,wait=off" if wiring.listening else ""
     for number, fd in enumerate(wiring.ports):
         argv += _port_args(f"lab.{number}", fd, server)
-    return argv + _port_args("lab.life", wiring.life, "")
+    argv += _port_args("lab.life", wiring.life, "")
+    argv += ["-chardev", f"socket,id=monitor,fd={wiring.monitor}"]
+    argv += ["-mon", "chardev=monitor,mode=control"]
+    if wiring.saved is not None:
+        argv += ["-incoming", f"fd:{wiring.saved}"]
+    return argv
 
 
 def kernel_words(options: Options, boot: Boot) -> list[str]:
@@ -132,7 +145,7 @@ def _cpu_args(options: Options, accelerator: str) -> list[str]:
         return ["-accel", "kvm", "-cpu", "host", "-smp", str(options.cpus)]
     # Without a random source the kernel gathers jitter, for 1.5 s, before the
     # first program that asks for random bytes goes on.
-    cpu = ["-cpu", "qemu64,+rdrand,+rdseed"]
+    cpu = ["-cpu", "qemu64,+rdrand"]
     if options.icount:
         icount = ["-icount", "shift=0,sleep=off", "-seed", "1"]
         return ["-accel", "tcg", *icount, *cpu, "-smp", "1"]

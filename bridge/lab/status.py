@@ -149,7 +149,7 @@ def _boots(built: bool) -> Check:
     if not built:
         return Check("lab", None, "no image yet", "build it with: make image")
     try:
-        with Lab.boot(progress=silent) as lab:
+        with Lab.boot(Options(fresh=True), progress=silent) as lab:
             lab.run(["true"], timeout_s=20, check=True)
             detail = f"booted in {lab.boot_s:.1f} s, {lab.acceleration}, {lab.kernel_release}"
             return Check("lab", True, detail)

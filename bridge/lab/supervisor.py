@@ -23,9 +23,10 @@ from bridge.lab.acceleration import choose
 from bridge.lab.channel import Channel
 from bridge.lab.console import Console
 from bridge.lab.machine import Boot, Options
-from bridge.lab.progress import Progress, to_stderr
+from bridge.lab.progress import Progress, silent, to_stderr
 from bridge.lab.rundir import RunDir, remove_stale
 from bridge.lab.running import Facts, Running, prepare
+from bridge.lab.saved import Starter, restore_or_boot, store_for
 
 _DOWN_S = 10.0
 _TRIM_MS = 5000
@@ -113,14 +114,29 @@ def _supervise(
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
     running: Running | None = None
+
+    def alive() -> None:
+        _end_with(parent, wake)
+
     try:
         console = _open_console(directory)
         control = directory.listen("control")
         ports = [directory.listen(f"port{number}") for number in range(machine.PORTS)]
-        running = Running(options, boot, acceleration, ports, console, listening=True)
+
+        facts: list[Facts] = []
+
+        def start(saved: int | None) -> Running:
+            started = Running(
+                options, boot, acceleration, ports, console, listening=True, saved=saved
+            )
+            facts.append(_greet(directory, started, alive))
+            return started
+
+        starter = Starter(start, lambda: directory.connect("port0"), alive, silent)
+        running = restore_or_boot(store_for(options, boot, acceleration), starter)
         for port in ports:
             port.close()
-        _greet(directory, running, parent, wake)
+        _say_ready(directory, facts[-1], parent)
         _serve(running, control, wake)
     except _EndedError:
         pass
@@ -137,17 +153,25 @@ def _open_console(directory: RunDir) -> Console:
     return Console(os.open(directory.path / "console.log", flags, 0o600))
 
 
-def _greet(directory: RunDir, running: Running, parent: socket.socket, wake: int) -> None:
-    """Wait for the agent, unless `lab up` or a signal ends the wait."""
+def _end_with(parent: socket.socket, wake: int) -> None:
+    """Give up where `lab up` died or a signal came; nothing else makes these readable."""
+    ready, _, _ = select.select([parent.fileno(), wake], [], [], 0)
+    if ready:
+        raise _EndedError
 
-    def alive() -> None:
-        ready, _, _ = select.select([parent.fileno(), wake], [], [], 0)
-        if ready:
-            raise _EndedError
 
-    with directory.connect("port0") as sock:
-        facts = running.greet(Channel(sock), alive)
-    alive()
+def _greet(directory: RunDir, running: Running, alive: Callable[[], None]) -> Facts:
+    """Wait for the agent; a machine that does not come so far is ended."""
+    try:
+        with directory.connect("port0") as sock:
+            facts = running.greet(Channel(sock), alive)
+    except BaseException:
+        running.end()
+        raise
+    return facts
+
+
+def _say_ready(directory: RunDir, facts: Facts, parent: socket.socket) -> None:
     directory.write_facts(facts)
     with parent:
         parent.sendall(json.dumps({"kind": "ready", **asdict(facts)}).encode())

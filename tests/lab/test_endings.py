@@ -16,6 +16,8 @@ from bridge.errors import GuestCrashed, LabError, LabTimeout
 from bridge.lab import Lab, Options
 from bridge.lab.machine import PORTS
 from bridge.lab.progress import silent
+from bridge.lab.running import prepare
+from bridge.lab.saved import store_for
 
 Tool = Callable[..., "subprocess.Popen[bytes]"]
 Call = Callable[..., "subprocess.CompletedProcess[bytes]"]
@@ -75,6 +77,32 @@ def test_a_panic_while_booting_says_so() -> None:
     with pytest.raises(GuestCrashed, match="while it booted: kernel panic") as caught:
         Lab.boot(options, progress=silent)
     assert "Kernel panic" in caught.value.console
+
+
+def test_a_guest_comes_back_from_where_it_was_saved_with_the_right_time() -> None:
+    Lab.boot(progress=silent).close()  # saves it where it is not saved yet
+    with Lab.boot(progress=silent) as lab:
+        assert lab.facts.restored
+        clock = float(lab.run(["date", "+%s.%N"], timeout_s=20, check=True).stdout)
+        assert abs(clock - time.time()) < 5
+
+
+def test_a_saved_guest_that_is_spoilt_is_booted_instead_and_saved_anew() -> None:
+    Lab.boot(progress=silent).close()
+    boot = prepare(Options(), silent)
+    store = store_for(Options(), boot, "tcg")
+    assert store
+    store.path.write_bytes(b"spoilt" * 100)
+    with Lab.boot(Options(acceleration="tcg"), progress=silent) as lab:
+        assert not lab.facts.restored
+        assert lab.run(["true"], timeout_s=20).returncode == 0
+    assert store.path.stat().st_size > 1 << 20
+
+
+def test_a_fresh_guest_is_booted() -> None:
+    with Lab.boot(Options(fresh=True), progress=silent) as lab:
+        assert not lab.facts.restored
+        assert "Run /init as init process" in lab.console_tail(2000)
 
 
 def test_a_boot_that_does_not_end_says_how_far_it_came() -> None:

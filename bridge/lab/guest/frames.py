@@ -3,7 +3,7 @@
 A frame is a line: a verb, then fields in base64, separated by one space.
 
     host to guest                           guest to host
-    HELLO nonce                             HELLO nonce release uptime_s key
+    HELLO nonce time_ns                     HELLO nonce release uptime_s key
     EXEC argv env cwd terminal              STDOUT data | STDERR data
     STDIN data | EOF                        TAKEN size_bytes
     SIGNAL number | WINCH rows cols         EXIT status     (negative: a signal)

@@ -82,7 +82,7 @@ class Init:
             for number in (signal.SIGCHLD, signal.SIGINT):  # a command inherits these
                 signal.signal(number, signal.SIG_DFL)
             self._epoll.close()
-            Worker(port, self._key).run()
+            Worker(port, self._key, own_clock=True).run()
         except BaseException as error:  # noqa: BLE001 - it must not become process 1
             complain(error)
         finally:

@@ -9,6 +9,7 @@ from .command import GRACE_S, Command
 from .files import Put, Task, Tree
 from .frames import CHUNK, Lines, decode, encode, unpack
 
+CLOCK_OFF_NS = 1_000_000_000  # a clock further off than this is set
 OUT_LIMIT = 1 << 19  # bytes queued for the host before their source has to wait
 ENVIRONMENT = {
     "HOME": "/root",
@@ -27,8 +28,9 @@ class HungUpError(Exception):
 class Worker:
     """Serves one host; at any time it runs a command, takes files or sends one."""
 
-    def __init__(self, port: int, key: str) -> None:
+    def __init__(self, port: int, key: str, *, own_clock: bool = False) -> None:
         self._port = port
+        self._own_clock = own_clock
         self._key = key
         self._lines = Lines()
         self._out = bytearray()
@@ -121,15 +123,18 @@ class Worker:
             verb, fields = decode(line)
         except ValueError:
             return  # the torn frame of a client that died
-        if verb == "HELLO" and len(fields) == 1:
-            self._greet(fields[0])
+        if verb == "HELLO" and len(fields) == 2:
+            self._greet(*fields)
         elif self._task:
             self._work(self._task, verb, fields)
         elif handler := self._handlers.get(verb):
             handler(*fields)
 
-    def _greet(self, nonce: bytes) -> None:
+    def _greet(self, nonce: bytes, time_ns: bytes) -> None:
         self._drop()
+        if self._own_clock and abs(time.time_ns() - int(time_ns)) > CLOCK_OFF_NS:
+            # This guest was saved a while ago and has just come back.
+            time.clock_settime_ns(time.CLOCK_REALTIME, int(time_ns))
         self._out = bytearray(b"\n")  # ends the line an earlier session left torn
         facts = [os.uname().release, str(time.monotonic()), self._key]
         self._send("HELLO", nonce, *(fact.encode() for fact in facts))
