@@ -34,6 +34,7 @@ from bridge.netlink import (
 __all__ = ["Info", "Lunatik", "Runtime", "RuntimeInfo", "State", "Value"]
 
 GUEST_MODULE = Path("/run/lunatik/lunatik.ko")
+LOADED = Path("/sys/module/lunatik")
 LUA_ROOT = Path(__file__).resolve().parent.parent / "lua"
 SOURCE_MAX_BYTES = 60 * 1024
 _LUA_ERRNO = {errno.ENOEXEC, errno.ENOENT, errno.ENOMEM}
@@ -149,6 +150,7 @@ class Lunatik:
                 cure="Lunatik.load() loads it; in the lab every command finds it built",
             ) from error
         self._loaded_here = loaded_here
+        self._created: set[int] = set()
 
     @classmethod
     def connect(cls) -> Self:
@@ -163,16 +165,19 @@ class Lunatik:
 
         ``root`` is the directory scripts are looked up in; ``parameters`` are the
         module's: memory_limit (bytes), budget and body_budget (Lua instructions).
-        A module loaded here is unloaded by close(). Raises ModuleError.
+        A module loaded here is unloaded by close(). A loaded one that was built from
+        other sources is replaced if nothing uses it. Raises ModuleError.
         """
-        if Path("/sys/module/lunatik").exists():
+        path = module or GUEST_MODULE
+        if LOADED.exists() and _is_stale(path):
+            _run(["rmmod", "lunatik"])
+        if LOADED.exists():
             if parameters or root:
                 raise UsageError(
                     "the module is loaded already, so its parameters cannot be chosen",
                     cure="unload it first: rmmod lunatik",
                 )
             return cls()
-        path = module or GUEST_MODULE
         if not path.exists():
             raise ModuleError(
                 f"{path} does not exist", cure="build it: make -C kmod, and name it"
@@ -219,7 +224,9 @@ class Lunatik:
             if fd is not None:
                 attrs.append(("LUNATIK_A_NETNS_FD", fd))
             reply = self.request(Command.CREATE, attrs)[0]
-        return Runtime(self, RuntimeInfo._of(reply))
+        info = RuntimeInfo._of(reply)
+        self._created.add(info.id)
+        return Runtime(self, info)
 
     def runtimes(self) -> list[RuntimeInfo]:
         """Return all runtimes, in the order of their creation."""
@@ -233,6 +240,7 @@ class Lunatik:
         except ModuleError as error:
             if not (missing_ok and error.errno == errno.ESRCH):
                 raise
+        self._created.discard(runtime_id)
 
     def info(self) -> Info:
         """Return what is loaded. Needs no privilege."""
@@ -254,15 +262,16 @@ class Lunatik:
             raise _explained(error) from error
 
     def close(self) -> None:
-        """Stop every runtime and unload the module if it was loaded here; disconnect."""
-        if self._loaded_here:
-            with ExitStack() as stack:
-                stack.callback(self._connection.close)
-                for runtime in self.runtimes():
-                    self.stop(runtime.id, missing_ok=True)
+        """Stop the runtimes created here; unload the module if it was loaded here.
+
+        It stays loaded where somebody else's runtimes need it.
+        """
+        with ExitStack() as stack:
+            stack.callback(self._connection.close)
+            for runtime_id in sorted(self._created):
+                self.stop(runtime_id, missing_ok=True)
+            if self._loaded_here and self.info().runtimes == 0:
                 self.unload()
-        else:
-            self._connection.close()
 
     def __enter__(self) -> Self:
         return self
@@ -282,6 +291,16 @@ def _explained(error: NetlinkError) -> BridgeError:
         message, _, traceback = text.partition("\nstack traceback:\n")
         return LuaError(message, traceback=traceback or None)
     return ModuleError(text, errno=error.code, cure=_CURES.get(error.code))
+
+
+def _is_stale(path: Path) -> bool:
+    """Whether the loaded module is idle and not the one at ``path``."""
+    if (LOADED / "refcnt").read_text().strip() != "0" or not path.exists():
+        return False
+    wanted = subprocess.run(
+        ["modinfo", "-F", "srcversion", str(path)], capture_output=True, text=True, check=False
+    )
+    return wanted.stdout.strip() != (LOADED / "srcversion").read_text().strip()
 
 
 def _read(path: Path) -> bytes:

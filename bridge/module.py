@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from bridge.errors import EnvironmentLacking, ModuleError
 from bridge.lab import Lab, image
@@ -43,8 +45,9 @@ class Kernel:
 
     @classmethod
     def of_image(cls, lab_image: image.Image) -> Kernel:
-        """The kernel of a lab image, whose sysroot has a compiler and Lua's sources."""
-        return cls(lab_image.sysroot, lab_image.release, _find_lua(lab_image.sysroot))
+        """The kernel of a lab image; Lua is the default image's, whatever the kernel."""
+        lua = _find_lua(image.ensure().sysroot)
+        return cls(lab_image.sysroot, lab_image.release, lua)
 
     @classmethod
     def running(cls) -> Kernel:
@@ -72,6 +75,19 @@ def build(kernel: Kernel, progress: Progress = lambda text: None) -> Path:
             progress(f"building lunatik.ko for Linux {kernel.release}")
             _build_into(kernel, target)
     return target
+
+
+def warnings(kernel: Kernel) -> list[str]:
+    """Build with W=1 and sparse; return what they say of this project's files.
+
+    Needs sparse in the sysroot. Raises as build() does.
+    """
+    with TemporaryDirectory(prefix="lunabridge-") as scratch:
+        directory = Path(scratch) / "kmod"
+        _copy_sources(kernel, directory)
+        output = _run_make(kernel, directory, "W=1", "C=2")
+    found = [line for line in output.splitlines() if re.search(r"\b(warning|error):", line)]
+    return [line for line in found if "/kmod/build/lua/" not in line]
 
 
 def _find_lua(sysroot: Path) -> Path:
@@ -115,11 +131,7 @@ def _build_into(kernel: Kernel, target: Path) -> None:
     partial = target.with_name(f"partial-{target.name}")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        for source in _source_files():
-            copy = partial / source.relative_to(PROJECT)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, copy)
-        shutil.copyfile(kernel.lua_tarball, partial / kernel.lua_tarball.name)
+        _copy_sources(kernel, partial)
         _run_make(kernel, partial)
         built = list(partial.rglob("lunatik*.ko"))
         (partial / "out").mkdir()
@@ -130,19 +142,29 @@ def _build_into(kernel: Kernel, target: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _run_make(kernel: Kernel, directory: Path) -> None:
+def _copy_sources(kernel: Kernel, directory: Path) -> None:
+    for source in _source_files():
+        copy = directory / source.relative_to(PROJECT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, copy)
+    shutil.copyfile(kernel.lua_tarball, directory / kernel.lua_tarball.name)
+
+
+def _run_make(kernel: Kernel, directory: Path, *settings: str) -> str:
+    """Build both modules in ``directory``; return what was printed."""
     with _visible(kernel, directory) as (prefix, inside):
         headers = f"/lib/modules/{kernel.release}/build"
         tarball = f"{inside}/{kernel.lua_tarball.name}"
         jobs = f"-j{os.cpu_count() or 1}"
         kmod = ["make", jobs, "-C", f"{inside}/kmod", f"KDIR={headers}", f"LUA_SRC={tarball}"]
-        _run([*prefix, *kmod, f"BUILD={inside}/kmod/build"])
+        output = _run([*prefix, *kmod, f"BUILD={inside}/kmod/build", *settings])
         # Debug information is nine tenths of the file, and nothing here reads it.
         _run([*prefix, "strip", "--strip-debug", f"{inside}/kmod/build/lunatik.ko"])
         if (directory / "tests/sabotage/Kbuild").exists():
             symbols = f"KBUILD_EXTRA_SYMBOLS={inside}/kmod/build/Module.symvers"
             sabotage = ["make", "-C", headers, f"M={inside}/tests/sabotage", symbols, "modules"]
-            _run([*prefix, *sabotage])
+            output += _run([*prefix, *sabotage, *settings])
+    return output
 
 
 @contextmanager
@@ -160,7 +182,7 @@ def _visible(kernel: Kernel, directory: Path) -> Iterator[tuple[list[str], str]]
         shutil.rmtree(inside, ignore_errors=True)
 
 
-def _run(argv: Sequence[str]) -> None:
+def _run(argv: Sequence[str]) -> str:
     try:
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
@@ -173,6 +195,7 @@ def _run(argv: Sequence[str]) -> None:
             f"building the module failed with status {done.returncode}",
             cure="the compiler's output is above",
         )
+    return done.stdout + done.stderr
 
 
 def install(lab: Lab, progress: Progress = lambda text: None) -> None:

@@ -154,21 +154,23 @@ static int put_runtime(struct sk_buff *msg, const struct lunatik_runtime *rt)
 	return 0;
 }
 
-static struct lunatik_runtime *control_find(struct genl_info *info, int *errno)
+/* The runtime that a request names, with a reference, or NULL and an errno. */
+static struct lunatik_runtime *control_find(struct sk_buff *request,
+					    struct genl_info *info, int *errno)
 {
+	struct lunatik_error error = {};
 	struct lunatik_runtime *rt;
 	u32 id;
 
-	if (GENL_REQ_ATTR_CHECK(info, LUNATIK_A_ID)) {
-		*errno = -EINVAL;
+	*errno = -EINVAL;
+	if (GENL_REQ_ATTR_CHECK(info, LUNATIK_A_ID))
 		return NULL;
-	}
 	id = nla_get_u32(info->attrs[LUNATIK_A_ID]);
 	rt = lunatik_runtime_find(id);
 	if (!rt) {
-		NL_SET_ERR_MSG_FMT(info->extack, "no runtime has the number %u",
-				   id);
-		*errno = -ESRCH;
+		lunatik_error_set(&error, GFP_KERNEL, -ESRCH,
+				  "no runtime has the number %u", id);
+		*errno = control_fail(request, info, &error);
 	}
 	return rt;
 }
@@ -183,7 +185,7 @@ static int control_get(struct sk_buff *skb, struct genl_info *info)
 	errno = control_capable(skb, info->extack);
 	if (errno)
 		return errno;
-	rt = control_find(info, &errno);
+	rt = control_find(skb, info, &errno);
 	if (!rt)
 		return errno;
 	msg = reply_begin(info, LUNATIK_CMD_RUNTIME_GET, GENLMSG_DEFAULT_SIZE,
@@ -411,7 +413,7 @@ static int control_resume(struct sk_buff *skb, struct genl_info *info)
 	errno = control_capable(skb, info->extack);
 	if (errno)
 		return errno;
-	rt = control_find(info, &errno);
+	rt = control_find(skb, info, &errno);
 	if (!rt)
 		return errno;
 	args = values_parse(info->attrs[LUNATIK_A_VALUES], info->extack);
@@ -442,7 +444,7 @@ static int control_stop(struct sk_buff *skb, struct genl_info *info)
 	errno = control_capable(skb, info->extack);
 	if (errno)
 		return errno;
-	rt = control_find(info, &errno);
+	rt = control_find(skb, info, &errno);
 	if (!rt)
 		return errno;
 	errno = lunatik_runtime_stop(rt, false, LUNATIK_STOP_REQUESTED, &error);
@@ -450,43 +452,33 @@ static int control_stop(struct sk_buff *skb, struct genl_info *info)
 	return errno ? control_fail(skb, info, &error) : 0;
 }
 
-static const struct genl_split_ops control_ops[] = {
+static const struct genl_ops control_ops[] = {
 	{
 		.cmd = LUNATIK_CMD_INFO_GET,
 		.doit = control_info,
 		.policy = info_policy,
 		.maxattr = ARRAY_SIZE(info_policy) - 1,
-		.flags = GENL_CMD_CAP_DO,
 	}, {
 		.cmd = LUNATIK_CMD_CREATE,
 		.doit = control_create,
 		.policy = create_policy,
 		.maxattr = ARRAY_SIZE(create_policy) - 1,
-		.flags = GENL_CMD_CAP_DO,
 	}, {
 		.cmd = LUNATIK_CMD_RUNTIME_GET,
 		.doit = control_get,
+		.dumpit = control_dump,
 		.policy = id_policy,
 		.maxattr = ARRAY_SIZE(id_policy) - 1,
-		.flags = GENL_CMD_CAP_DO,
-	}, {
-		.cmd = LUNATIK_CMD_RUNTIME_GET,
-		.dumpit = control_dump,
-		.policy = info_policy,
-		.maxattr = ARRAY_SIZE(info_policy) - 1,
-		.flags = GENL_CMD_CAP_DUMP,
 	}, {
 		.cmd = LUNATIK_CMD_RESUME,
 		.doit = control_resume,
 		.policy = resume_policy,
 		.maxattr = ARRAY_SIZE(resume_policy) - 1,
-		.flags = GENL_CMD_CAP_DO,
 	}, {
 		.cmd = LUNATIK_CMD_STOP,
 		.doit = control_stop,
 		.policy = id_policy,
 		.maxattr = ARRAY_SIZE(id_policy) - 1,
-		.flags = GENL_CMD_CAP_DO,
 	},
 };
 
@@ -496,8 +488,8 @@ static struct genl_family control_family __ro_after_init = {
 	.maxattr = LUNATIK_A_MAX,
 	.netnsok = true,
 	.parallel_ops = true,
-	.split_ops = control_ops,
-	.n_split_ops = ARRAY_SIZE(control_ops),
+	.ops = control_ops,
+	.n_ops = ARRAY_SIZE(control_ops),
 	.resv_start_op = LUNATIK_CMD_STOP + 1,
 	.module = THIS_MODULE,
 };

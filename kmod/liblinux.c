@@ -44,27 +44,59 @@ int lunatik_random(lua_State *L)
 	return 1;
 }
 
+#define LINE	"runtime %u (%s): %.512s\n"
+
+/**
+ * lunatik_log() - print a script's line to the kernel log, if the rate allows it
+ * @rt: runtime of the script
+ * @level: enum lunatik_log_level
+ * @text: what to print; at most 512 bytes of it are
+ *
+ * Context: any.
+ */
+void lunatik_log(const struct lunatik_runtime *rt, int level, const char *text)
+{
+	static DEFINE_RATELIMIT_STATE(limit, DEFAULT_RATELIMIT_INTERVAL, 100);
+
+	if (!__ratelimit(&limit))
+		return;
+	switch (level) {
+	case LUNATIK_LOG_DEBUG:
+		printk(KERN_DEBUG pr_fmt(LINE), rt->id, rt->name, text);
+		break;
+	case LUNATIK_LOG_INFO:
+		pr_info(LINE, rt->id, rt->name, text);
+		break;
+	case LUNATIK_LOG_NOTICE:
+		pr_notice(LINE, rt->id, rt->name, text);
+		break;
+	case LUNATIK_LOG_WARN:
+		pr_warn(LINE, rt->id, rt->name, text);
+		break;
+	default:
+		pr_err(LINE, rt->id, rt->name, text);
+	}
+}
+
 /* linux.log([level,] message): a rate-limited line in the kernel log */
 static int linux_log(lua_State *L)
 {
 	static const char * const names[] = {
-		"debug", "info", "notice", "warn", "err", NULL
+		[LUNATIK_LOG_DEBUG] = "debug",
+		[LUNATIK_LOG_INFO] = "info",
+		[LUNATIK_LOG_NOTICE] = "notice",
+		[LUNATIK_LOG_WARN] = "warn",
+		[LUNATIK_LOG_ERR] = "err",
+		NULL
 	};
-	static const char * const levels[] = {
-		KERN_DEBUG, KERN_INFO, KERN_NOTICE, KERN_WARNING, KERN_ERR
-	};
-	static DEFINE_RATELIMIT_STATE(limit, DEFAULT_RATELIMIT_INTERVAL, 50);
-	struct lunatik_runtime *rt = lunatik_runtime_of(L);
-	int level = 1, argument = 1;
+	int level = LUNATIK_LOG_INFO, argument = 1;
 
 	if (lua_gettop(L) > 1) {
 		level = luaL_checkoption(L, 1, NULL, names);
 		argument = 2;
 	}
 	luaL_tolstring(L, argument, NULL);
-	if (__ratelimit(&limit))
-		printk("%slunatik: runtime %u (%s): %.512s\n", levels[level],
-		       rt->id, rt->name, lua_tostring(L, -1));
+	lunatik_log(lunatik_runtime_of(L), level, lua_tostring(L, -1));
 	return 0;
 }
 

@@ -231,7 +231,6 @@ static int library_load(lua_State *L)
 /* print(...): one line in the kernel log, rate-limited */
 static int library_print(lua_State *L)
 {
-	struct lunatik_runtime *rt = lunatik_runtime_of(L);
 	int i, n = lua_gettop(L);
 	luaL_Buffer b;
 
@@ -243,8 +242,7 @@ static int library_print(lua_State *L)
 		luaL_addvalue(&b);
 	}
 	luaL_pushresult(&b);
-	pr_info_ratelimited("runtime %u (%s): %.512s\n", rt->id, rt->name,
-			    lua_tostring(L, -1));
+	lunatik_log(lunatik_runtime_of(L), LUNATIK_LOG_INFO, lua_tostring(L, -1));
 	return 0;
 }
 

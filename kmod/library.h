@@ -30,6 +30,17 @@ int lunatik_open_math(lua_State *L);
 void lunatik_skb_new(lua_State *L);
 int lunatik_random(lua_State *L);
 
+/* Levels of linux.log, least urgent first. */
+enum lunatik_log_level {
+	LUNATIK_LOG_DEBUG,
+	LUNATIK_LOG_INFO,
+	LUNATIK_LOG_NOTICE,
+	LUNATIK_LOG_WARN,
+	LUNATIK_LOG_ERR,
+};
+
+void lunatik_log(const struct lunatik_runtime *rt, int level, const char *text);
+
 void lunatik_library_open(lua_State *L);
 void lunatik_library_close(struct lunatik_runtime *rt);
 

@@ -5,7 +5,6 @@
  */
 #include <linux/netdevice.h>
 #include <linux/skbuff.h>
-#include "unaligned.h"
 
 #include "hook.h"
 #include "library.h"
@@ -26,8 +25,8 @@ static size_t packet_len(const struct sk_buff *skb)
 	return skb->len - skb_network_offset(skb);
 }
 
-/* len bytes at the offset in argument 2, maybe copied to buf; raises */
-static const void *packet_field(lua_State *L, void *buf, size_t len)
+/* Copy len bytes at the offset in argument 2; raises. */
+static void packet_field(lua_State *L, void *buf, size_t len)
 {
 	struct sk_buff *skb = packet_check(L)->skb;
 	lua_Integer offset = luaL_checkinteger(L, 2);
@@ -40,31 +39,34 @@ static const void *packet_field(lua_State *L, void *buf, size_t len)
 	if (!field)
 		luaL_error(L, "offset %I with %d bytes is outside the packet of %d bytes",
 			   offset, (int)len, (int)size);
-	return field;
+	memcpy(buf, field, len); /* fields are not aligned */
 }
 
 /* skb:u8(offset), skb:u16(offset), skb:u32(offset) */
 static int packet_u8(lua_State *L)
 {
-	u8 buf;
+	u8 field;
 
-	lua_pushinteger(L, *(const u8 *)packet_field(L, &buf, sizeof(buf)));
+	packet_field(L, &field, sizeof(field));
+	lua_pushinteger(L, field);
 	return 1;
 }
 
 static int packet_u16(lua_State *L)
 {
-	__be16 buf;
+	__be16 field;
 
-	lua_pushinteger(L, get_unaligned_be16(packet_field(L, &buf, sizeof(buf))));
+	packet_field(L, &field, sizeof(field));
+	lua_pushinteger(L, be16_to_cpu(field));
 	return 1;
 }
 
 static int packet_u32(lua_State *L)
 {
-	__be32 buf;
+	__be32 field;
 
-	lua_pushinteger(L, get_unaligned_be32(packet_field(L, &buf, sizeof(buf))));
+	packet_field(L, &field, sizeof(field));
+	lua_pushinteger(L, be32_to_cpu(field));
 	return 1;
 }
 

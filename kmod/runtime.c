@@ -166,6 +166,7 @@ static int runtime_lock(struct lunatik_runtime *rt, bool nested,
 {
 	if (!rt->sleep) {
 		spin_lock_bh(&rt->spinlock);
+		__release(&rt->spinlock); /* sparse knows no conditional locks */
 		rt->owner_cpu = smp_processor_id();
 		return 0;
 	}
@@ -188,6 +189,7 @@ static void runtime_unlock(struct lunatik_runtime *rt)
 		mutex_unlock(&rt->mutex);
 	} else {
 		rt->owner_cpu = -1;
+		__acquire(&rt->spinlock);
 		spin_unlock_bh(&rt->spinlock);
 	}
 }

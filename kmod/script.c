@@ -52,25 +52,20 @@ static const char *script_path(lua_State *L, const char *name)
 }
 
 /*
- * Below the root by construction of the path, and by LOOKUP_BENEATH against
- * links that lead out of it.
+ * The path is looked up as if the Lua root were the root directory, so neither
+ * links nor anything in the path lead out of it.
  */
 static struct file *script_open(const char *relative)
 {
-	struct path top, path;
 	struct file *file;
+	struct path top;
 	int err;
 
 	err = kern_path(root, LOOKUP_FOLLOW | LOOKUP_DIRECTORY, &top);
 	if (err)
 		return ERR_PTR(err);
-	err = vfs_path_lookup(top.dentry, top.mnt, relative,
-			      LOOKUP_FOLLOW | LOOKUP_BENEATH, &path);
+	file = file_open_root(&top, relative, O_RDONLY, 0);
 	path_put(&top);
-	if (err)
-		return ERR_PTR(err);
-	file = dentry_open(&path, O_RDONLY, current_cred());
-	path_put(&path);
 	return file;
 }
 

@@ -6,6 +6,7 @@ import hashlib
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bridge.errors import UsageError
 
@@ -31,15 +32,8 @@ class Recipe:
 
 def load(suite: str = DEFAULT_SUITE) -> Recipe:
     """Read the recipe of ``suite``; raises UsageError where there is none."""
-    path = _RECIPES / f"{suite}.toml"
-    if not path.is_file():
-        raise UsageError(
-            f"no image recipe for the suite {suite!r}",
-            cure=f"one of: {', '.join(available())}",
-        )
-    text = path.read_bytes()
+    text, data = _read(suite)
     customize = (_RECIPES / "customize.sh").read_bytes()
-    data = tomllib.loads(text.decode())
     return Recipe(
         suite=data["suite"],
         kernel=data["kernel"],
@@ -52,6 +46,22 @@ def load(suite: str = DEFAULT_SUITE) -> Recipe:
         customize=customize.decode(),
         key=hashlib.sha256(text + b"\0" + customize).hexdigest()[:12],
     )
+
+
+def _read(suite: str) -> tuple[bytes, dict[str, Any]]:
+    """Return the text of a recipe, with that of its base, and what it says."""
+    path = _RECIPES / f"{suite}.toml"
+    if not path.is_file():
+        raise UsageError(
+            f"no image recipe for the suite {suite!r}",
+            cure=f"one of: {', '.join(available())}",
+        )
+    text = path.read_bytes()
+    data = tomllib.loads(text.decode())
+    if base := data.pop("base", None):
+        base_text, base_data = _read(base)
+        return base_text + text, base_data | data
+    return text, data
 
 
 def available() -> list[str]:

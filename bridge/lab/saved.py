@@ -9,17 +9,15 @@ save leaves nothing.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-import json
 import os
 import shutil
 import socket
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bridge.errors import LabError
 from bridge.lab import machine
@@ -61,7 +59,7 @@ class Store:
         """
         fd = os.open(self.path.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
-            _Monitor(monitor).save(fd)
+            _save(monitor, fd)
             self._name(fd)
         finally:
             os.close(fd)
@@ -162,56 +160,31 @@ def _forget_old(directory: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-class _Monitor:
-    """The few words of QMP that saving needs (QEMU, docs/interop/qmp-spec.rst)."""
+def _save(monitor: socket.socket, fd: int) -> None:
+    """Have QEMU write the machine to ``fd``, and let it go on; raises LabError."""
+    # Needed once per version of the lab, and dear to import for every command.
+    from qemu.qmp import QMPError  # noqa: PLC0415
 
-    def __init__(self, sock: socket.socket) -> None:
-        sock.settimeout(_SAVE_S)
-        self._sock = sock
-        self._lines = sock.makefile("rb")
+    try:
+        asyncio.run(_migrate(monitor, fd))
+    except (QMPError, EOFError, TimeoutError) as error:
+        raise LabError(f"QEMU could not save the machine: {error or 'no answer'}") from error
 
-    def save(self, fd: int) -> None:
-        with self._lines:
-            self._next()  # the greeting
-            self._execute("qmp_capabilities")
-            limit = {"max-bandwidth": 1 << 40}  # the default is made for networks
-            self._execute("migrate-set-parameters", **limit)
-            self._execute("getfd", fd=fd, fdname="save")
-            self._execute("migrate", uri="fd:save")
-            self._await_migration()
-            self._execute("cont")
 
-    def _await_migration(self) -> None:
-        """Wait until all is written, and QEMU has come to rest after it."""
-        deadline = Deadline(_SAVE_S)
-        while not deadline.passed():
-            migration = self._execute("query-migrate").get("status")
-            if migration == "failed":
+async def _migrate(monitor: socket.socket, fd: int) -> None:
+    from qemu.qmp import QMPClient  # noqa: PLC0415
+
+    qmp = QMPClient()
+    async with asyncio.timeout(_SAVE_S):
+        await qmp.connect(monitor)
+        # The default is made for networks.
+        await qmp.execute("migrate-set-parameters", {"max-bandwidth": 1 << 40})
+        qmp.send_fd_scm(fd)
+        await qmp.execute("getfd", {"fdname": "save"})
+        await qmp.execute("migrate", {"uri": "fd:save"})
+        while (await qmp.execute("query-status"))["status"] != "postmigrate":
+            if (await qmp.execute("query-migrate"))["status"] == "failed":
                 raise LabError("QEMU could not save the machine")
-            if migration == "completed":
-                state = self._execute("query-status")["status"]
-                if state == "postmigrate":
-                    return
-            time.sleep(0.01)
-        raise LabError("QEMU did not save the machine in time")
-
-    def _execute(self, command: str, *, fd: int | None = None, **arguments: object) -> Any:
-        """Return what QEMU answers; raises LabError where it refuses."""
-        request = json.dumps({"execute": command, "arguments": arguments}).encode()
-        if fd is None:
-            self._sock.sendall(request)
-        else:
-            socket.send_fds(self._sock, [request], [fd])
-        while True:
-            message = self._next()
-            if "error" in message:
-                raise LabError(f"QEMU refused {command}: {message['error']['desc']}")
-            if "return" in message:
-                return message["return"]
-
-    def _next(self) -> dict[str, Any]:
-        line = self._lines.readline()
-        if not line:
-            raise LabError("QEMU closed its monitor")
-        message: dict[str, Any] = json.loads(line)
-        return message
+            await asyncio.sleep(0.01)
+        await qmp.execute("cont")
+        await qmp.disconnect()

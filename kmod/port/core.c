@@ -28,6 +28,7 @@ long long lunatik_no_float(lua_State *L, const char *what)
 {
 	luaG_runerror(L, "%s needs floats, and Lua in the kernel has integers only",
 		      what);
+	unreachable();
 }
 
 long long lunatik_fold_float(lua_State *L, const char *what)
@@ -65,6 +66,7 @@ void lunatik_thread_init(lua_State *L, lua_State *thread)
 	new->next = head->next;
 	if (new->next)
 		new->next->prev = new;
+	/* the new thread is whole before a walk can meet it */
 	smp_store_release(&head->next, new);
 }
 
@@ -74,6 +76,7 @@ void lunatik_thread_exit(lua_State *thread)
 
 	if (old->next)
 		old->next->prev = old->prev;
+	/* a walk that is at the old thread goes on to the next */
 	smp_store_release(&old->prev->next, old->next);
 }
 
@@ -81,6 +84,7 @@ void lunatik_thread_exit(lua_State *thread)
 LClosure *luaU_undump(lua_State *L, ZIO *Z, const char *name)
 {
 	luaL_error(L, "%s is bytecode, and only text is loaded", name);
+	unreachable();
 }
 
 int luaU_dump(lua_State *L, const Proto *f, lua_Writer w, void *data, int strip)

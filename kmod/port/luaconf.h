@@ -14,6 +14,19 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/*
+ * objtool must know what the compiler knows: where it sees the whole module at once,
+ * it finds out by itself which functions do not return and wants to see them marked;
+ * where it sees one file, it takes a marked function of another one for one that
+ * returns. And sparse 0.6.4 dies of a marked function behind an "||".
+ */
+#if defined(LUNATIK_WHOLE_OBJTOOL) && !defined(__CHECKER__)
+#define LUNATIK_NORETURN	__attribute__((noreturn))
+#else
+#define LUNATIK_NORETURN
+#endif
+#define l_noret			void LUNATIK_NORETURN
+
 struct lua_State;
 struct LClosure;
 struct Zio;
@@ -63,7 +76,7 @@ struct Zio;
 	((void)(b), (void)(n), lunatik_no_float(L, "a float format"), 0)
 
 long long lunatik_no_float(struct lua_State *L, const char *what)
-	__attribute__((noreturn));
+	LUNATIK_NORETURN;
 long long lunatik_fold_float(struct lua_State *L, const char *what);
 
 #if defined(lvm_c)
@@ -86,32 +99,32 @@ long long lunatik_fold_float(struct lua_State *L, const char *what);
 /* Errors: a jump of our own, see jump_x86_64.S. */
 
 typedef unsigned long lunatik_jmpbuf[8];
-void lunatik_abort(void) __attribute__((noreturn));
+void lunatik_abort(void) LUNATIK_NORETURN;
 int lunatik_setjmp(lunatik_jmpbuf buf) __attribute__((returns_twice));
-void lunatik_longjmp(lunatik_jmpbuf buf) __attribute__((noreturn));
+void lunatik_longjmp(lunatik_jmpbuf buf) LUNATIK_NORETURN;
 #define luai_jmpbuf		lunatik_jmpbuf
 #define LUAI_THROW(L, c)	lunatik_longjmp((c)->b)
 #define LUAI_TRY(L, c, a)	if (lunatik_setjmp((c)->b) == 0) { a }
 
 void lunatik_raise_from_hook(struct lua_State *L, const char *message)
-	__attribute__((noreturn));
+	LUNATIK_NORETURN;
 
 /*
  * The functions that raise are declared to return an int, so that they can stand
  * behind "return". The compiler and objtool want to know that they do not.
  */
 #if !defined(lapi_c)
-int lua_error(struct lua_State *L) __attribute__((noreturn));
+int lua_error(struct lua_State *L) LUNATIK_NORETURN;
 #endif
 struct LClosure *luaU_undump(struct lua_State *L, struct Zio *Z,
-			     const char *name) __attribute__((noreturn));
+			     const char *name) LUNATIK_NORETURN;
 #if !defined(lauxlib_c)
 int luaL_error(struct lua_State *L, const char *fmt, ...)
-	__attribute__((noreturn));
+	LUNATIK_NORETURN;
 int luaL_argerror(struct lua_State *L, int arg, const char *message)
-	__attribute__((noreturn));
+	LUNATIK_NORETURN;
 int luaL_typeerror(struct lua_State *L, int arg, const char *name)
-	__attribute__((noreturn));
+	LUNATIK_NORETURN;
 #endif
 
 /*

@@ -21,12 +21,15 @@
  * script acts with the kernel's rights.
  */
 enum lunatik_cmd {
+	/* private: */
 	LUNATIK_CMD_UNSPEC,
+	/* public: */
 	LUNATIK_CMD_INFO_GET,
 	LUNATIK_CMD_CREATE,
 	LUNATIK_CMD_RUNTIME_GET,
 	LUNATIK_CMD_RESUME,
 	LUNATIK_CMD_STOP,
+	/* private: */
 	__LUNATIK_CMD_MAX
 };
 #define LUNATIK_CMD_MAX (__LUNATIK_CMD_MAX - 1)
@@ -77,7 +80,9 @@ enum lunatik_state {
  * @LUNATIK_A_PAD: alignment of u64
  */
 enum lunatik_attr {
+	/* private: */
 	LUNATIK_A_UNSPEC,
+	/* public: */
 	LUNATIK_A_ID,
 	LUNATIK_A_NAME,
 	LUNATIK_A_SOURCE,
@@ -99,6 +104,7 @@ enum lunatik_attr {
 	LUNATIK_A_LUA_ROOT,
 	LUNATIK_A_RUNTIMES,
 	LUNATIK_A_PAD,
+	/* private: */
 	__LUNATIK_A_MAX
 };
 #define LUNATIK_A_MAX (__LUNATIK_A_MAX - 1)
@@ -112,12 +118,15 @@ enum lunatik_attr {
  * @LUNATIK_V_PAD: alignment of s64
  */
 enum lunatik_value_attr {
+	/* private: */
 	LUNATIK_V_UNSPEC,
+	/* public: */
 	LUNATIK_V_NIL,
 	LUNATIK_V_BOOLEAN,
 	LUNATIK_V_INTEGER,
 	LUNATIK_V_STRING,
 	LUNATIK_V_PAD,
+	/* private: */
 	__LUNATIK_V_MAX
 };
 #define LUNATIK_V_MAX (__LUNATIK_V_MAX - 1)

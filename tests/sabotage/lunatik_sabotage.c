@@ -61,10 +61,12 @@ static int sabotage_sleep(struct lua_State *L)
 {
 	int count = preempt_count();
 
+	__acquire(RCU); /* Netfilter's, for sparse */
 	rcu_read_unlock();
-	msleep(1);
+	msleep(20);
 	preempt_count_set(count);
 	rcu_read_lock();
+	__release(RCU);
 	return 0;
 }
 

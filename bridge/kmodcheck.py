@@ -1,0 +1,112 @@
+"""Checks of the kernel module's sources, for `make check`.
+
+The compiler with W=1 and sparse, against each supported kernel; checkpatch and
+kernel-doc, from the distribution's package of the kernel's source.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bridge import module
+from bridge.errors import LabError
+from bridge.lab import image, recipe
+from bridge.lab.initramfs import chroot_argv
+
+SCRIPTS = ("scripts/checkpatch.pl", "scripts/spelling.txt", "scripts/const_structs.checkpatch",
+           "scripts/kernel-doc")  # fmt: skip
+CHECKPATCH = ("--no-tree", "--terse", "--quiet", "--file", "--max-line-length=100",
+              "--ignore", "FILE_PATH_CHANGES,SPDX_LICENSE_TAG,LINUX_VERSION_CODE")  # fmt: skip
+
+
+def main() -> int:
+    """Run every check; return 1 where one has found something."""
+    problems = []
+    for suite in recipe.available():
+        kernel = module.Kernel.of_image(image.ensure(recipe.load(suite)))
+        print(f"compiler and sparse, Linux {kernel.release}", file=sys.stderr)
+        problems += module.warnings(kernel)
+    sysroot = image.ensure().sysroot
+    scripts = _scripts(sysroot)
+    print("checkpatch and kernel-doc", file=sys.stderr)
+    problems += _checkpatch(sysroot, scripts) + _kernel_doc(sysroot, scripts)
+    for problem in problems:
+        print(problem)
+    return 1 if problems else 0
+
+
+def _scripts(sysroot: Path) -> Path:
+    """Fetch the kernel's scripts into the sysroot, once; return their place in it."""
+    place = sysroot / "usr/src/kernel-scripts"
+    if not (place / SCRIPTS[-1]).exists():
+        print("fetching the kernel's source for checkpatch", file=sys.stderr)
+        members = " ".join(f"linux-source-6.12/{name}" for name in SCRIPTS)
+        script = f"""
+        set -e; cd "$(mktemp -d)"
+        apt-get -qq update; apt-get -qq -o APT::Sandbox::User=root download linux-source-6.12
+        dpkg-deb --fsys-tarfile linux-source-6.12_*.deb |
+            tar -xO ./usr/src/linux-source-6.12.tar.xz > source.tar.xz
+        tar -xf source.tar.xz {members}
+        mkdir -p /usr/src/kernel-scripts
+        cp -r linux-source-6.12/scripts /usr/src/kernel-scripts/; rm -rf "$PWD"
+        """
+        done = _inside(sysroot, ["sh", "-c", script])
+        if done.returncode:
+            raise LabError(f"fetching the kernel's source failed:\n{done.stderr}")
+    return place
+
+
+def _checkpatch(sysroot: Path, scripts: Path) -> list[str]:
+    checker = f"/{scripts.relative_to(sysroot)}/scripts/checkpatch.pl"
+    found = _over_sources(sysroot, ["perl", checker, *CHECKPATCH])
+    # The headers below port/ speak to Lua, in C's names and not in the kernel's.
+    return [
+        line
+        for line in found
+        if re.search(r": (WARNING|ERROR):", line) and not re.match(r"kmod/port/\w+\.h", line)
+    ]
+
+
+def _kernel_doc(sysroot: Path, scripts: Path) -> list[str]:
+    checker = f"/{scripts.relative_to(sysroot)}/scripts/kernel-doc"
+    return [
+        line
+        for line in _over_sources(sysroot, ["perl", checker, "-none", "-Werror"])
+        if "warning" in line or "error" in line
+    ]
+
+
+def _over_sources(sysroot: Path, argv: list[str]) -> list[str]:
+    """Run a checker inside the sysroot over the C files; return what it says."""
+    with TemporaryDirectory(dir=sysroot / "tmp") as scratch:
+        files = []
+        for top in (module.SOURCES, module.SABOTAGE):
+            for source in sorted(top.rglob("*.[ch]")):
+                name = source.relative_to(module.PROJECT)
+                copy = Path(scratch) / name
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_bytes(source.read_bytes())
+                files.append(f"/{copy.relative_to(sysroot)}")
+        done = _inside(sysroot, [*argv, *files])
+    prefix = f"/tmp/{Path(scratch).name}/"  # noqa: S108 - a path inside the sysroot
+    return [line.replace(prefix, "") for line in (done.stdout + done.stderr).splitlines()]
+
+
+def _inside(sysroot: Path, argv: list[str]) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "LC_ALL": "C"}
+    return subprocess.run(
+        [*chroot_argv(sysroot), *argv],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
