@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from bridge.errors import LabError
+from bridge.errors import EnvironmentLacking, LabError
 from bridge.lab.image import Image
 from bridge.lab.recipe import Recipe
 
@@ -128,6 +128,7 @@ def _compile_agent(image: Image) -> dict[str, bytes]:
         argv, input=json.dumps(sources), capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
+        require_chroot()
         raise LabError(f"compiling the agent failed: {done.stderr}")
     compiled: dict[str, str] = json.loads(done.stdout)
     return {name: bytes.fromhex(code) for name, code in compiled.items()}
@@ -139,6 +140,20 @@ def chroot_argv(sysroot: Path) -> list[str]:
     if os.geteuid() == 0:
         return [chroot, str(sysroot)]
     return ["unshare", "--map-root-user", "--mount", chroot, str(sysroot)]
+
+
+def require_chroot() -> None:
+    """Raise EnvironmentLacking where this user cannot run programs inside a root."""
+    if os.geteuid() == 0:
+        return
+    unshare = ["unshare", "--map-root-user", "--mount", "true"]
+    done = subprocess.run(unshare, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise EnvironmentLacking(
+            f"this user may not make user namespaces: {done.stderr.strip()}",
+            cure="allow it (sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
+            " on Ubuntu, kernel.unprivileged_userns_clone=1 on Debian), or be root",
+        )
 
 
 def boot_modules(directory: Path, wanted: Iterable[str]) -> list[Path]:

@@ -9,7 +9,6 @@ save leaves nothing.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import shutil
@@ -30,7 +29,6 @@ _KEEP = 2
 # What traffic, tracer and tests import in the guest.
 _WARM = ("bcc", "click", "pyroute2", "pytest", "rich.console", "scapy.all")
 _WARM_S = 60.0
-_SAVE_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +55,11 @@ class Store:
 
         Raises LabError where QEMU cannot save it, OSError where there is no room.
         """
+        from bridge.lab.monitor import save_machine  # noqa: PLC0415 - rare, and dear
+
         fd = os.open(self.path.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
-            _save(monitor, fd)
+            save_machine(monitor, fd)
             self._name(fd)
         finally:
             os.close(fd)
@@ -158,33 +158,3 @@ def _forget_old(directory: Path) -> None:
     saved = sorted(directory.glob("saved-*"), key=lambda path: -path.stat().st_mtime)
     for path in saved[_KEEP:]:
         path.unlink(missing_ok=True)
-
-
-def _save(monitor: socket.socket, fd: int) -> None:
-    """Have QEMU write the machine to ``fd``, and let it go on; raises LabError."""
-    # Needed once per version of the lab, and dear to import for every command.
-    from qemu.qmp import QMPError  # noqa: PLC0415
-
-    try:
-        asyncio.run(_migrate(monitor, fd))
-    except (QMPError, EOFError, TimeoutError) as error:
-        raise LabError(f"QEMU could not save the machine: {error or 'no answer'}") from error
-
-
-async def _migrate(monitor: socket.socket, fd: int) -> None:
-    from qemu.qmp import QMPClient  # noqa: PLC0415
-
-    qmp = QMPClient()
-    async with asyncio.timeout(_SAVE_S):
-        await qmp.connect(monitor)
-        # The default is made for networks.
-        await qmp.execute("migrate-set-parameters", {"max-bandwidth": 1 << 40})
-        qmp.send_fd_scm(fd)
-        await qmp.execute("getfd", {"fdname": "save"})
-        await qmp.execute("migrate", {"uri": "fd:save"})
-        while (await qmp.execute("query-status"))["status"] != "postmigrate":
-            if (await qmp.execute("query-migrate"))["status"] == "failed":
-                raise LabError("QEMU could not save the machine")
-            await asyncio.sleep(0.01)
-        await qmp.execute("cont")
-        await qmp.disconnect()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bridge.errors import BridgeError, EnvironmentLacking
-from bridge.lab import image, machine, recipe, rundir
+from bridge.lab import image, initramfs, machine, recipe, rundir
 from bridge.lab.acceleration import kvm_verdict
 from bridge.lab.lab import Lab
 from bridge.lab.machine import Options
@@ -89,6 +89,7 @@ def _checks() -> Iterator[Callable[[], Check]]:
     yield lambda: _program("mmdebstrap", "--version", "mmdebstrap", needed=not built)
     yield lambda: _program("mksquashfs", "-version", "squashfs-tools", needed=not built)
     yield lambda: _program("zstd", "--version", "zstd", needed=not built)
+    yield _namespaces
     yield lambda: _keyring(needed=not built)
     yield lambda: _disk(needed=not built)
     yield lambda: _kvm(built)
@@ -110,6 +111,14 @@ def _program(program: str, flag: str, package: str, *, needed: bool) -> Check:
     # mksquashfs exits with 1 after -version in older releases
     ok = done.returncode == 0 or program == "mksquashfs"
     return Check(program, ok, words[0], "" if ok else cure)
+
+
+def _namespaces() -> Check:
+    try:
+        initramfs.require_chroot()
+    except EnvironmentLacking as error:
+        return Check("user namespaces", False, error.message, error.cure or "")
+    return Check("user namespaces", True, "root" if os.geteuid() == 0 else "allowed")
 
 
 def _keyring(*, needed: bool) -> Check:
