@@ -149,7 +149,9 @@ def _cpu_args(options: Options, accelerator: str) -> list[str]:
     if options.icount:
         icount = ["-icount", "shift=0,sleep=off", "-seed", "1"]
         return ["-accel", "tcg", *icount, *cpu, "-smp", "1"]
-    return ["-accel", "tcg,thread=multi", *cpu, "-smp", str(options.cpus)]
+    # One host thread for all emulated CPUs: with one each, a kernel that patches its
+    # own code (static keys, kprobes) now and then dies of a stale translation.
+    return ["-accel", "tcg,thread=single", *cpu, "-smp", str(options.cpus)]
 
 
 def _port_args(name: str, fd: int, server: str) -> list[str]:
