@@ -10,8 +10,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.made-$(shell sha256sum pyproject.toml | cut -c1-12)
 SHELL_SCRIPTS = $(shell git ls-files '*.sh')
 LUA_FILES = $(shell git ls-files '*.lua')
-# Checks of the kernel module; the directory has a Makefile of its own.
-KMOD_CHECK ?= $(MAKE) -C kmod check
+# Checks of the kernel module, see there.
+KMOD_CHECK ?= $(BIN)/python -m bridge.kmodcheck
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check setup image programs check-programs format clean distclean \
@@ -24,7 +24,7 @@ demo: setup ## show a packet policy at work in a kernel, in a throw-away machine
 	@$(BIN)/lunabridge demo
 
 test: setup ## run every test, on the host and in the lab
-	@$(BIN)/pytest
+	@$(BIN)/pytest $(if $(CI),--fail-on-skip)
 
 check: check-python check-lua check-shell check-kmod ## formatters, linters and types
 
