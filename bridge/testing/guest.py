@@ -17,7 +17,7 @@ ARGUMENTS = [
     "-p", "bridge.testing.plugin",
     "-p", "no:cacheprovider",
     "-c", "pyproject.toml",
-    "-o", "addopts=--strict-markers --strict-config",
+    "-o", "addopts=--import-mode=importlib --strict-markers --strict-config",
     "--basetemp=/tmp/pytest",
     "-q",
 ]  # fmt: skip

@@ -6,14 +6,21 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import pytest
-from conftest import Agent
 
 from bridge.errors import LabError, LabTimeout
 from bridge.lab import channel as channels
 from bridge.lab.channel import Deadline
 from bridge.lab.guest.frames import LINE_LIMIT, WINDOW, Lines, decode, encode, pack, unpack
+
+if TYPE_CHECKING:
+    from conftest import Agent
+
+if TYPE_CHECKING:
+    from conftest import Agent
 
 
 def collect(session: channels.Session) -> bytearray:

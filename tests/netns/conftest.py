@@ -24,10 +24,6 @@ with Topology.router() as topology:
 """
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "kernel: needs root and network namespaces")
-
-
 @pytest.fixture
 def router() -> Iterator[Topology]:
     with Topology.router() as topology:

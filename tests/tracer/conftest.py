@@ -21,13 +21,6 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
 """
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "kernel: needs root and the kernel module")
-    config.addinivalue_line(
-        "markers", "expects_splat(text): the kernel may complain in lines that hold text"
-    )
-
-
 class Sabotage:
     """The module, the library that breaks its promises, and packets to try both on."""
 

@@ -15,10 +15,6 @@ if TYPE_CHECKING:
     from netns import Host
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "kernel: needs root and network namespaces")
-
-
 @pytest.fixture(scope="module")
 def shared_router() -> Iterator[Topology]:
     with Topology.router() as topology:

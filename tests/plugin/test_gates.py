@@ -1,0 +1,98 @@
+"""The gates around kernel tests fail when they should, and only then."""
+
+from __future__ import annotations
+
+import pytest
+
+pytestmark = pytest.mark.kernel
+
+
+def _inner(pytester: pytest.Pytester, body: str, marks: str = "") -> pytest.RunResult:
+    pytester.makepyfile(
+        f"""
+        import pytest
+        from pathlib import Path
+
+        @pytest.mark.kernel
+        {marks}
+        def test_inner():
+            {body}
+        """
+    )
+    arguments = ["-p", "bridge.testing.plugin", "-p", "no:cacheprovider"]
+    return pytester.runpytest_subprocess(*arguments)
+
+
+SPLAT = 'Path("/dev/kmsg").write_text("BUG: planted here\\n")'
+
+
+@pytest.mark.expects_splat("planted here")
+def test_a_splat_in_the_kernel_log_fails_the_test(pytester):
+    result = _inner(pytester, SPLAT)
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*kernel log: BUG: planted here*"])
+
+
+@pytest.mark.expects_splat("planted here")
+def test_an_expected_splat_passes(pytester):
+    marks = '@pytest.mark.expects_splat("planted")'
+    _inner(pytester, SPLAT, marks).assert_outcomes(passed=1)
+
+
+def test_an_expected_splat_that_does_not_come_fails(pytester):
+    result = _inner(pytester, "pass", '@pytest.mark.expects_splat("planted")')
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*expected, but did not come: planted*"])
+
+
+def test_what_a_policy_prints_is_no_splat(pytester):
+    body = """
+            from bridge.lunatik import Lunatik
+            with Lunatik.load() as lunatik:
+                lunatik.runtime("loud", source="print('BUG: says the policy')")"""
+    _inner(pytester, body.strip()).assert_outcomes(passed=1)
+
+
+def test_a_namespace_left_behind_fails_the_test(pytester):
+    import subprocess
+
+    body = 'import subprocess; subprocess.run(["ip", "netns", "add", "lb-left"], check=True)'
+    result = _inner(pytester, body)
+    subprocess.run(["ip", "netns", "del", "lb-left"], check=True)
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*left behind: network namespace lb-left*"])
+
+
+def test_a_runtime_left_behind_fails_the_test_and_is_stopped(pytester):
+    body = """
+            from bridge.lunatik import Lunatik
+            from bridge.netlink import Command
+            lunatik = Lunatik.load()
+            lunatik.request(Command.CREATE, [("LUNATIK_A_NAME", "echo")])"""
+    result = _inner(pytester, body.strip())
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*left behind: runtime * (echo)*"])
+
+
+def test_a_skip_is_a_failure_where_skips_are_not_allowed(pytester):
+    pytester.makepyfile("import pytest\ndef test_inner(): pytest.skip('no reason')")
+    arguments = ["-p", "bridge.testing.plugin", "-p", "no:cacheprovider"]
+    pytester.runpytest_subprocess(*arguments).assert_outcomes(skipped=1)
+    result = pytester.runpytest_subprocess(*arguments, "--fail-on-skip")
+    result.assert_outcomes(failed=1)
+
+
+def test_a_kernel_that_is_too_old_skips(pytester):
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.kernel(min="99.1")
+        def test_inner():
+            raise AssertionError
+        """
+    )
+    arguments = ["-p", "bridge.testing.plugin", "-p", "no:cacheprovider", "-rs"]
+    result = pytester.runpytest_subprocess(*arguments)
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["*needs Linux 99.1*"])
