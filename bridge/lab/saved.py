@@ -14,7 +14,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,9 +46,11 @@ class Store:
         os.utime(self.path)  # the least recently used is removed first
         return fd
 
-    def discard(self) -> None:
-        """Remove a saved machine that does not work."""
-        self.path.unlink(missing_ok=True)
+    def discard(self, fd: int) -> None:
+        """Remove a saved machine that does not work, unless it was replaced already."""
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(fd), self.path.stat()):
+                self.path.unlink()
 
     def keep(self, monitor: socket.socket) -> None:
         """Save the machine that ``monitor`` controls; it goes on afterwards.
@@ -120,7 +122,7 @@ def restore_or_boot(store: Store | None, starter: Starter) -> Running:
         try:
             return starter.start(fd)
         except LabError:
-            store.discard()  # boot instead
+            store.discard(fd)  # boot instead
         finally:
             os.close(fd)
     running = starter.start(None)

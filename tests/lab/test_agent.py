@@ -7,7 +7,6 @@ import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
-from typing import TYPE_CHECKING
 
 import pytest
 

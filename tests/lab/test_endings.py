@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from bridge.errors import GuestCrashed, LabError, LabTimeout
-from bridge.lab import Lab, Options
+from bridge.lab import Lab, Options, image, recipe
 from bridge.lab.machine import PORTS
 from bridge.lab.progress import silent
 from bridge.lab.running import prepare
-from bridge.lab.saved import store_for
+from bridge.lab.saved import Store, store_for
 
 Tool = Callable[..., "subprocess.Popen[bytes]"]
 Call = Callable[..., "subprocess.CompletedProcess[bytes]"]
@@ -87,16 +87,39 @@ def test_a_guest_comes_back_from_where_it_was_saved_with_the_right_time() -> Non
         assert abs(clock - time.time()) < 5
 
 
-def test_a_saved_guest_that_is_spoilt_is_booted_instead_and_saved_anew() -> None:
-    Lab.boot(progress=silent).close()
-    boot = prepare(Options(), silent)
-    store = store_for(Options(), boot, "tcg")
-    assert store
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """Where this test alone saves guests: a cache that links to the image's files."""
+    built = image.ensure(progress=silent)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    mine = image.image_dir(recipe.load())
+    mine.mkdir(parents=True)
+    for name in ("sysroot", "root.squashfs", "vmlinux", "release"):
+        (mine / name).symlink_to(built.directory / name)
+    found = store_for(Options(), prepare(Options(), silent), "tcg")
+    assert found
+    return found
+
+
+def test_a_saved_guest_that_is_spoilt_is_booted_instead_and_saved_anew(store: Store) -> None:
     store.path.write_bytes(b"spoilt" * 100)
     with Lab.boot(Options(acceleration="tcg"), progress=silent) as lab:
         assert not lab.facts.restored
         assert lab.run(["true"], timeout_s=20).returncode == 0
     assert store.path.stat().st_size > 1 << 20
+    with Lab.boot(Options(acceleration="tcg"), progress=silent) as lab:
+        assert lab.facts.restored
+
+
+def test_a_saved_guest_that_was_replaced_is_not_discarded(store: Store) -> None:
+    store.path.write_bytes(b"spoilt")
+    spoilt = store.open()
+    assert spoilt is not None
+    store.path.unlink()
+    store.path.write_bytes(b"somebody saved it anew")
+    store.discard(spoilt)
+    assert store.path.exists()
+    os.close(spoilt)
 
 
 def test_a_fresh_guest_is_booted() -> None:
