@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-pytest_plugins = ["pytester"]
-
 CASES = """
 import os
 from pathlib import Path
@@ -46,10 +44,15 @@ def test_after_the_panic(text):
 """
 
 
-def test_reports_come_back_and_a_panic_fails_one_test(pytester: pytest.Pytester, tmp_path):
-    # The guest knows the project's tree alone, so the cases go there for a moment.
+def test_reports_come_back_and_a_panic_fails_one_test(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+):
+    from bridge.lab.image import cache_dir
     from bridge.module import PROJECT
 
+    # The inner pytest has another home, and would build an image of its own there.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache_dir().parent))
+    # The guest knows the project's tree alone, so the cases go there for a moment.
     cases = PROJECT / "tests" / "plugin" / "test_zz_remote_cases.py"
     cases.write_text(CASES)
     try:
