@@ -17,6 +17,7 @@ from bridge import module
 from bridge.errors import LabError
 from bridge.lab import image, recipe
 from bridge.lab.initramfs import chroot_argv
+from bridge.lab.progress import to_stderr
 
 SCRIPTS = ("scripts/checkpatch.pl", "scripts/spelling.txt", "scripts/const_structs.checkpatch",
            "scripts/kernel-doc")  # fmt: skip
@@ -29,14 +30,14 @@ def main() -> int:
     problems = []
     for suite in recipe.available():
         kernel = module.Kernel.of_image(image.ensure(recipe.load(suite)))
-        print(f"compiler and sparse, Linux {kernel.release}", file=sys.stderr)
+        to_stderr(f"compiler and sparse, Linux {kernel.release}")
         problems += module.warnings(kernel)
     sysroot = image.ensure().sysroot
     scripts = _scripts(sysroot)
-    print("checkpatch and kernel-doc", file=sys.stderr)
+    to_stderr("checkpatch and kernel-doc")
     problems += _checkpatch(sysroot, scripts) + _kernel_doc(sysroot, scripts)
     for problem in problems:
-        print(problem)
+        sys.stdout.write(f"{problem}\n")
     return 1 if problems else 0
 
 
@@ -44,7 +45,7 @@ def _scripts(sysroot: Path) -> Path:
     """Fetch the kernel's scripts into the sysroot, once; return their place in it."""
     place = sysroot / "usr/src/kernel-scripts"
     if not (place / SCRIPTS[-1]).exists():
-        print("fetching the kernel's source for checkpatch", file=sys.stderr)
+        to_stderr("fetching the kernel's source for checkpatch")
         members = " ".join(f"linux-source-6.12/{name}" for name in SCRIPTS)
         script = f"""
         set -e; cd "$(mktemp -d)"

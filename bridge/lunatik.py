@@ -252,9 +252,7 @@ class Lunatik:
             runtimes=reply.get_attr("LUNATIK_A_RUNTIMES"),
         )
 
-    def request(
-        self, command: Command, attrs: list[Any], *, dump: bool = False
-    ) -> list[Any]:
+    def request(self, command: Command, attrs: list[Any], *, dump: bool = False) -> list[Any]:
         """Send a request and return the replies; raises LuaError or ModuleError."""
         try:
             return self._connection.request(command, attrs, dump=dump)
@@ -341,7 +339,9 @@ def _open_netns(netns: str | None) -> Iterator[int | None]:
 def _run(argv: list[str]) -> None:
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ModuleError(done.stderr.strip() or f"{argv[0]} failed", cure=_insmod_cure(done.stderr))
+        raise ModuleError(
+            done.stderr.strip() or f"{argv[0]} failed", cure=_insmod_cure(done.stderr)
+        )
 
 
 def _insmod_cure(stderr: str) -> str | None:

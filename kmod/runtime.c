@@ -15,8 +15,6 @@
 #include "script.h"
 #include "trace.h"
 
-/* A call from process context looks for signals this often, in instructions. */
-#define TICK			1000
 /* What one level of C may use below the last check of the stack, in bytes. */
 #define STACK_RESERVE		3072
 /* What Lua may use of an interrupt stack, whose end we are not told, in bytes. */
@@ -118,17 +116,13 @@ unsigned long lunatik_stack_floor(void)
 	return here - STACK_INTERRUPT;
 }
 
-/**
- * lunatik_sethook() - interrupt whatever thread of a runtime runs, or no longer
- * @rt: runtime
- * @hook: called after @count instructions in any thread, or NULL
- * @count: Lua instructions
- *
- * Context: holder of the lock, or an interrupt on the CPU that runs the runtime:
+/*
+ * Have a hook called after so many instructions in any thread, or none. Called by
+ * the holder of the lock, or by an interrupt on the CPU that runs the runtime:
  * lua_sethook() may be called asynchronously, and the list of threads is kept so
  * that an interrupt can walk it.
  */
-void lunatik_sethook(struct lunatik_runtime *rt, lua_Hook hook, int count)
+static void runtime_sethook(struct lunatik_runtime *rt, lua_Hook hook, int count)
 {
 	struct lunatik_thread *thread = lunatik_thread_of(rt->L);
 
@@ -149,16 +143,40 @@ static void runtime_tick(lua_State *L, lua_Debug *ar)
 	struct lunatik_runtime *rt = lunatik_runtime_of(L);
 	bool preemptible = rt->sleep || !rt->armed;
 
-	if (rt->left > TICK) {
-		rt->left -= TICK;
+	if (rt->limits.left > LUNATIK_TICK) {
+		rt->limits.left -= LUNATIK_TICK;
 		if (!preemptible)
 			return;
 		cond_resched();
 		if (!fatal_signal_pending(current))
 			return;
 	}
-	lunatik_sethook(rt, runtime_abandon, 1);
+	runtime_sethook(rt, runtime_abandon, 1);
 	runtime_abandon(L, ar);
+}
+
+/**
+ * lunatik_budget_start() - count instructions from here on, and end at a limit
+ * @rt: runtime
+ * @instructions: limit
+ *
+ * Context: holder of the lock, or an interrupt on the CPU that runs the runtime.
+ */
+void lunatik_budget_start(struct lunatik_runtime *rt, u32 instructions)
+{
+	rt->limits.left = instructions;
+	runtime_sethook(rt, runtime_tick, min_t(u32, instructions, LUNATIK_TICK));
+}
+
+/**
+ * lunatik_budget_end() - count instructions no longer
+ * @rt: runtime
+ *
+ * Context: holder of the lock.
+ */
+void lunatik_budget_end(struct lunatik_runtime *rt)
+{
+	runtime_sethook(rt, NULL, 0);
 }
 
 static int runtime_lock(struct lunatik_runtime *rt, bool nested,
@@ -285,14 +303,14 @@ static int runtime_enter(struct lunatik_runtime *rt, lua_CFunction function,
 	int status, errno = 0;
 
 	rt->limits.stack_floor = lunatik_stack_floor();
-	rt->left = preemptible ? body_budget : rt->budget;
-	lunatik_sethook(rt, runtime_tick, min_t(u64, rt->left, TICK));
+	lunatik_budget_start(rt, preemptible ? max(READ_ONCE(body_budget), 1U) :
+			     rt->budget);
 
 	lua_pushcfunction(L, function);
 	lua_pushlightuserdata(L, call);
 	status = lua_pcall(L, 1, 0, 0);
 
-	lunatik_sethook(rt, NULL, 0);
+	lunatik_budget_end(rt);
 	if (call->pending)
 		lua_pop(rt->body, call->pending);
 	if (status != LUA_OK) {

@@ -64,9 +64,7 @@ void lunatik_error_free(struct lunatik_error *error);
  * @memory: bytes the Lua state holds
  * @memory_limit: bytes it may hold
  * @budget: Lua instructions a call from atomic context may run
- * @trapped: the watchdog has installed its hook
- * @exhausted: the running call has used up its budget
- * @left: instructions left to a call from process context
+ * @trapped: the watchdog has the running callback counted
  * @mutex: see Locks
  * @spinlock: see Locks
  * @life: see Locks
@@ -98,8 +96,6 @@ struct lunatik_runtime {
 	size_t memory_limit;
 	u32 budget;
 	bool trapped;
-	bool exhausted;
-	u64 left;
 	struct mutex mutex;
 	spinlock_t spinlock;
 	struct mutex life;
@@ -172,7 +168,8 @@ void lunatik_runtime_put(struct lunatik_runtime *rt);
 void lunatik_runtime_failed(struct lunatik_runtime *rt, u32 hook,
 			    const char *message);
 unsigned long lunatik_stack_floor(void);
-void lunatik_sethook(struct lunatik_runtime *rt, lua_Hook hook, int count);
+void lunatik_budget_start(struct lunatik_runtime *rt, u32 instructions);
+void lunatik_budget_end(struct lunatik_runtime *rt);
 const char *lunatik_message(lua_State *L, int index);
 
 int lunatik_runtime_init(void);

@@ -35,18 +35,6 @@ struct watchdog {
 
 static DEFINE_PER_CPU(struct watchdog, watchdogs);
 
-/* The budget is used up: from here on every instruction fails, so no pcall helps. */
-static void watchdog_abandon(lua_State *L, lua_Debug *ar)
-{
-	struct lunatik_runtime *rt = lunatik_runtime_of(L);
-
-	if (!rt->exhausted) {
-		rt->exhausted = true;
-		lunatik_sethook(rt, watchdog_abandon, 1);
-	}
-	lunatik_raise_from_hook(L, "instruction budget exceeded");
-}
-
 static enum hrtimer_restart watchdog_tick(struct hrtimer *timer)
 {
 	struct watchdog *dog = container_of(timer, struct watchdog, timer);
@@ -55,7 +43,7 @@ static enum hrtimer_restart watchdog_tick(struct hrtimer *timer)
 
 	if (rt && idle && !rt->trapped) {
 		rt->trapped = true;
-		lunatik_sethook(rt, watchdog_abandon, rt->budget);
+		lunatik_budget_start(rt, rt->budget);
 	}
 	if (!rt && idle) {
 		WRITE_ONCE(dog->ticking, false);
@@ -77,7 +65,6 @@ void lunatik_watchdog_enter(struct lunatik_runtime *rt)
 	struct watchdog *dog = this_cpu_ptr(&watchdogs);
 
 	rt->outer = dog->running;
-	rt->exhausted = false;
 	dog->entries++;
 	WRITE_ONCE(dog->running, rt);
 	if (!READ_ONCE(dog->ticking)) {
@@ -98,7 +85,7 @@ void lunatik_watchdog_leave(struct lunatik_runtime *rt)
 	WRITE_ONCE(this_cpu_ptr(&watchdogs)->running, rt->outer);
 	barrier(); /* no tick traps us any more: see whether one has */
 	if (unlikely(rt->trapped)) {
-		lunatik_sethook(rt, NULL, 0);
+		lunatik_budget_end(rt);
 		rt->trapped = false;
 	}
 }

@@ -122,7 +122,9 @@ class Gates:
 def _skip_older_kernels(minimum: str | None) -> None:
     if minimum is None:
         return
-    have = tuple(int(part) for part in platform.release().split("-")[0].split("+")[0].split("."))
+    have = tuple(
+        int(part) for part in platform.release().split("-")[0].split("+")[0].split(".")
+    )
     if have < tuple(int(part) for part in minimum.split(".")):
         pytest.skip(f"needs Linux {minimum}, this is {platform.release()}")
 
@@ -145,7 +147,7 @@ def _namespaces() -> set[str]:
 def _stop_runtimes() -> list[str]:
     if not Path("/sys/module/lunatik").exists():
         return []
-    from bridge.lunatik import Lunatik
+    from bridge.lunatik import Lunatik  # noqa: PLC0415 - slow to import
 
     problems = []
     with Lunatik.connect() as lunatik:

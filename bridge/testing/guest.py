@@ -36,7 +36,7 @@ class Reporter:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Send a report."""
-        assert self._config is not None  # noqa: S101 - configured before any test
+        assert self._config is not None
         data = self._config.hook.pytest_report_to_serializable(
             config=self._config, report=report
         )

@@ -48,11 +48,11 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "expects_splat(text): the kernel's log must show a splat with this text"
     )
     if _runs_here(config):
-        from bridge.testing.gates import Gates
+        from bridge.testing.gates import Gates  # noqa: PLC0415 - only where it is used
 
         config.pluginmanager.register(Gates(), "lunabridge-gates")
     else:
-        from bridge.testing.remote import Remote
+        from bridge.testing.remote import Remote  # noqa: PLC0415 - not in the guest
 
         config.pluginmanager.register(Remote(config), "lunabridge-remote")
 

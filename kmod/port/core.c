@@ -68,6 +68,15 @@ void lunatik_thread_init(lua_State *L, lua_State *thread)
 		new->next->prev = new;
 	/* the new thread is whole before a walk can meet it */
 	smp_store_release(&head->next, new);
+	/*
+	 * Each thread counts its own instructions up to a tick, so threads have to
+	 * be paid for, or a script could run in ever new ones uncounted.
+	 */
+	if (L->hookmask) {
+		new->limits->left -= LUNATIK_TICK;
+		if (new->limits->left <= 0)
+			luaG_runerror(L, "instruction budget exceeded");
+	}
 }
 
 void lunatik_thread_exit(lua_State *thread)

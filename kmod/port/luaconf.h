@@ -144,11 +144,16 @@ int luaL_typeerror(struct lua_State *L, int arg, const char *name)
  * struct lunatik_limits - what the running call may use, shared by all threads
  * @stack_floor: address below which the kernel stack is not Lua's to use
  * @compiling: a chunk is being compiled: the constant folder must not raise
+ * @left: instructions left to the running call, where they are counted
  */
 struct lunatik_limits {
 	unsigned long stack_floor;
 	int compiling;
+	long long left;
 };
+
+/* Instructions between two looks at what is left; a new thread costs as many. */
+#define LUNATIK_TICK		1000
 
 /**
  * struct lunatik_thread - what precedes every lua_State: its extra space

@@ -15,7 +15,6 @@ from bridge.traffic import Verdict
 pytestmark = pytest.mark.kernel
 
 
-
 @pytest.fixture(scope="module", autouse=True)
 def sink(router):
     """Sockets that take what is sent to the server, which so has nothing to answer."""
@@ -205,7 +204,11 @@ def test_a_packet_kept_after_its_callback_raises(policy, traffic):
 
 def test_the_callback_sees_hook_and_interfaces(policy, router, traffic):
     runtime = policy(
-        "local hook, pf = skb:hook() seen = {hook, pf, skb:indev(), skb:outdev()} return ACCEPT",
+        """
+        local hook, pf = skb:hook()
+        seen = {hook, pf, skb:indev(), skb:outdev()}
+        return ACCEPT
+        """,
         before="local seen",
         after="coroutine.yield() return table.unpack(seen)",
     )
@@ -291,7 +294,9 @@ def test_arp_packets_reach_an_arp_hook(lunatik):
     """
     with (
         Topology.pair(static_neighbours=False) as topology,
-        lunatik.runtime("arp", source=source, sleep=False, netns=topology["server"].netns) as arp,
+        lunatik.runtime(
+            "arp", source=source, sleep=False, netns=topology["server"].netns
+        ) as arp,
     ):
         address = topology["server"].address()
         topology["client"].run(["ping", "-c1", "-W1", address])

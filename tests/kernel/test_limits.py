@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
+from pathlib import Path
+
 import pytest
 
 from bridge.errors import LuaError
@@ -9,56 +12,14 @@ from bridge.lunatik import Lunatik
 
 pytestmark = pytest.mark.kernel
 
-ENDLESS = {
-    "loop": "while true do end",
-    "loop in pcall": "while true do pcall(function() while true do end end) end",
-    "loop in coroutine": "coroutine.wrap(function() while true do end end)()",
-    "loop in close": "local c <close> = setmetatable({}, {__close = function() while true do end end})",
-    "loop in metamethod": "local t = setmetatable({}, {__index = function() while true do end end}) t = t.x",
-    "loop in sort": "table.sort({3, 2, 1}, function() while true do end end)",
-    "loop in gsub": "string.gsub('a', 'a', function() while true do end end)",
-    "loop in message handler": "xpcall(error, function() while true do end end)",
-    "loop in close of a coroutine": "coroutine.wrap(function() local c <close> = setmetatable({}, {__close = function() while true do end end}) while true do end end)()",
-    "loop in handler of a coroutine": "coroutine.wrap(function() xpcall(function() while true do end end, function() while true do end end) end)()",
-    "loop in iterator": "for _ in function() return 1 end do end",
-    "loop in old coroutine": "if not co then co = coroutine.create(function() coroutine.yield() while true do end end) coroutine.resume(co) end coroutine.resume(co) while true do end",
-}
-GREEDY = {
-    "table": "local t = {} while true do t[#t + 1] = {} end",
-    "string": "local s = 'x' while true do s = s .. s end",
-    "rep": "return ('x'):rep(1 << 40)",
-    "concat": "local t = {} for i = 1, 500 do t[i] = ('x'):rep(4000) end return table.concat(t)",
-    "coroutines": "local t = {} while true do t[#t + 1] = coroutine.create(print) end",
-    "format": "return ('%q'):format(('\\0'):rep(400000))",
-    "stack": "return table.unpack({}, 1, 1000000)",
-}
-RECURSIVE = {
-    "lua": "local function f() return 1 + f() end f()",
-    "pcall": "local function f() pcall(f) end f()",
-    "pcall rethrown": "local function f() assert(pcall(f)) end f()",
-    "gsub": "local function f() string.gsub('a', 'a', f) end f()",
-    "sort": "local function f() table.sort({2, 1}, f) end f()",
-    "coroutine": "local function f() coroutine.wrap(f)() end f()",
-    "tostring": "local t = setmetatable({}, {__tostring = function(t) return tostring(t) end}) tostring(t)",
-    "index": "local t = setmetatable({}, {}) getmetatable(t).__index = function(t, k) return t[k] end t = t.x",
-    "concat": "local t = setmetatable({}, {__concat = function(a, b) return a .. b end}) t = t .. t",
-    "handler": "local function h(e) return h(e) .. 'x' end xpcall(error, h)",
-    "handler calls xpcall": "local function h() xpcall(error, h) error() end xpcall(error, h)",
-    "load": "local function f() load(function() f() end) load('f()', 'f', 't', {f = f})() end f()",
-    "parentheses": "assert(load('return ' .. ('('):rep(5000) .. '1' .. (')'):rep(5000)))",
-    "blocks": "assert(load(('do '):rep(5000) .. ('end '):rep(5000)))",
-    "tables": "assert(load('return ' .. ('{'):rep(5000) .. ('}'):rep(5000)))",
-    "functions": "assert(load(('return function() '):rep(2000) .. ('end '):rep(2000)))",
-    "pattern": "string.find(('a'):rep(20000), ('a?'):rep(20000) .. ('a'):rep(20000))",
-    "balance": "string.find(('('):rep(60), '(.-)%b()(.-)%b()(.-)%b()')",
-    "captures": "string.find(('a'):rep(5000), ('(a)'):rep(40))",
-    "mixed": "local n = 0 local function f() n = n + 1 local k = n % 4 if k == 0 then pcall(f) elseif k == 1 then coroutine.wrap(f)() elseif k == 2 then string.gsub('a', '.', f) else table.sort({2, 1}, f) end end f()",
-}
+HOSTILE = tomllib.loads(Path(__file__).with_name("hostile.toml").read_text())
+ENDLESS, GREEDY, RECURSIVE = HOSTILE["endless"], HOSTILE["greedy"], HOSTILE["recursive"]
 
 
 def _cases(*tables: dict[str, str]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(
-        "source", [pytest.param(source, id=name) for table in tables for name, source in table.items()]
+        "source",
+        [pytest.param(source, id=name) for table in tables for name, source in table.items()],
     )
 
 

@@ -21,9 +21,11 @@ def test_the_memory_limit_is_that_of_the_module_parameter():
         with pytest.raises(LuaError, match="not enough memory"):
             lunatik.runtime("greedy", source=source)
         lunatik.runtime("modest", source="local t = {} for i = 1, 100 do t[i] = i end").stop()
-    with Lunatik.load(memory_limit=4 * 1024) as lunatik:
-        with pytest.raises(LuaError, match="not enough memory for a Lua state"):
-            lunatik.runtime("none", source="")
+    with (
+        Lunatik.load(memory_limit=4 * 1024) as lunatik,
+        pytest.raises(LuaError, match="not enough memory for a Lua state"),
+    ):
+        lunatik.runtime("none", source="")
 
 
 def test_info_tells_versions_root_and_runtimes(lunatik):
@@ -57,7 +59,7 @@ def test_loading_a_missing_file_and_a_file_that_is_no_module(tmp_path):
     with pytest.raises(ModuleError, match="does not exist"):
         Lunatik.load(tmp_path / "none.ko")
     (tmp_path / "junk.ko").write_bytes(b"junk" * 100)
-    with pytest.raises(ModuleError, match="(?i)invalid module format|exec format"):
+    with pytest.raises(ModuleError, match=r"(?i)invalid module format|exec format"):
         Lunatik.load(tmp_path / "junk.ko")
 
 

@@ -128,5 +128,8 @@ def test_dns_block_lets_what_it_cannot_read_pass_without_errors(load, traffic):
 
 @pytest.mark.parametrize("words", [("forbid", "x"), ("block",), (), (5, "x")])
 def test_dns_block_refuses_other_words(load, words):
-    with load("dns_block") as runtime, pytest.raises(LuaError, match=r'takes "block" or "allow"'):
+    with (
+        load("dns_block") as runtime,
+        pytest.raises(LuaError, match=r'takes "block" or "allow"'),
+    ):
         runtime.resume(*words)

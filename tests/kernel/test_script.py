@@ -59,16 +59,16 @@ def test_an_empty_script_is_a_script(rooted):
 def test_a_directory_and_a_huge_file_are_errors(rooted, tmp_path):
     with rooted(big=b"-" * (1024 * 1024 + 1)) as lunatik:
         (tmp_path / "root" / "dir.lua").mkdir()
-        with pytest.raises(LuaError, match="cannot read .*dir.lua"):
+        with pytest.raises(LuaError, match=r"cannot read .*dir\.lua"):
             lunatik.runtime("dir")
-        with pytest.raises(LuaError, match="cannot read .*big.lua"):
+        with pytest.raises(LuaError, match=r"cannot read .*big\.lua"):
             lunatik.runtime("big")
 
 
 def test_a_syntax_error_names_file_and_line(rooted):
     with (
         rooted(bad="local x\nx = = 1") as lunatik,
-        pytest.raises(LuaError, match="bad.lua:2: unexpected symbol near '='"),
+        pytest.raises(LuaError, match=r"bad\.lua:2: unexpected symbol near '='"),
     ):
         lunatik.runtime("bad")
 
@@ -81,7 +81,8 @@ def test_bytecode_is_refused_by_every_door(rooted):
         with pytest.raises(LuaError, match="attempt to load a binary chunk"):
             lunatik.runtime("code", source=b"\x1bLua\x54\x00")
         runtime = lunatik.runtime(
-            "loader", source="coroutine.yield() local f, message = load('\\27Lua') return f, message, string.dump"
+            "loader",
+            source="coroutine.yield() local f, m = load('\\27Lua') return f, m, string.dump",
         )
         refused, message, dump = runtime.resume()
         assert (refused, dump) == (None, None)
@@ -149,7 +150,8 @@ assert(tostring(-5) == "-5" and #tostring(print) > 10)
 assert(string.format("%5d|%-4s|%x|%q|%c|%i", 42, "a", 255, "q\n", 65, 7) ==
        '   42|a   |ff|"q\\\n"|A|7')
 assert(("hello"):gsub("l+", "L") == "heLo" and ("k=v"):match("(%w)=(%w)") == "k")
-assert(string.pack(">I2I4z", 1, 2, "s"):byte(2) == 1 and string.unpack("<i8", ("\255"):rep(8)) == -1)
+assert(string.pack(">I2I4z", 1, 2, "s"):byte(2) == 1)
+assert(string.unpack("<i8", ("\255"):rep(8)) == -1)
 local t = {5, 2, 8, 1} table.sort(t, function(a, b) return a > b end)
 assert(table.concat(t, ",") == "8,5,2,1" and select("#", table.unpack(t)) == 4)
 local sum = 0 for i = 10, 1, -3 do sum = sum + i end assert(sum == 22)

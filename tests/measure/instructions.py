@@ -30,7 +30,7 @@ def main() -> int:
     try:
         sender = _sender()
         with Lunatik.load() as lunatik, sender:
-            print(json.dumps(_measure(lunatik, sender), indent=2))
+            sys.stdout.write(json.dumps(_measure(lunatik, sender), indent=2) + "\n")
     finally:
         subprocess.run(["ip", "netns", "del", NETNS], check=True)
     return 0
@@ -39,8 +39,10 @@ def main() -> int:
 def _sender() -> socket.socket:
     """A connected UDP socket in the namespace, whose packets go nowhere."""
     setup = (
-        "link add sink type dummy", "link set sink up arp off", "addr add 192.0.2.1/24 dev sink",
-    )  # fmt: skip
+        "link add sink type dummy",
+        "link set sink up arp off",
+        "addr add 192.0.2.1/24 dev sink",
+    )
     for words in setup:
         subprocess.run(["ip", "-n", NETNS, *words.split()], check=True)
     with open(f"/run/netns/{NETNS}") as target, open("/proc/self/ns/net") as home:  # noqa: PTH123

@@ -32,7 +32,9 @@ def _run(*argv: str, **options: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_command_shown_is_tried_here():
-    shown = set(re.findall(r"^    (make \w+|\.venv/bin/lunabridge .*?)(?:  +#.*)?$", README, re.M))
+    shown = set(
+        re.findall(r"^    (make \w+|\.venv/bin/lunabridge .*?)(?:  +#.*)?$", README, re.M)
+    )
     assert shown == {
         "make demo",
         "make test",
@@ -93,7 +95,10 @@ def test_a_lab_goes_up_lists_its_runtimes_and_goes_down(tmp_path):
     tmp_path.chmod(0o700)
     _run(LUNABRIDGE, "lab", "up", env=environment)
     try:
-        assert "6.12" in _run(LUNABRIDGE, "lab", "run", "--", "uname", "-r", env=environment).stdout
+        assert (
+            "6.12"
+            in _run(LUNABRIDGE, "lab", "run", "--", "uname", "-r", env=environment).stdout
+        )
         assert json.loads(_run(LUNABRIDGE, "list", "--json", env=environment).stdout) == []
         shell = _run(LUNABRIDGE, "lab", "shell", env=environment, input="exit\n")
         assert shell.returncode == 0
