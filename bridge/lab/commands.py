@@ -14,6 +14,7 @@ from bridge.lab import image, supervisor
 from bridge.lab.lab import DEFAULT_NAME, Lab
 from bridge.lab.machine import Options
 from bridge.lab.passthrough import interactive, pass_through
+from bridge.lab.progress import to_stderr
 from bridge.lab.status import LabStatus, survey
 
 
@@ -125,10 +126,12 @@ def run(
 ) -> int:
     """Run COMMAND in the lab that is up, or in one of its own.
 
-    Standard streams and the exit status pass through; 124 is a time-out, 255 a
-    guest that crashed. Options of the machine boot a lab of its own.
+    The kernel module is built first, so that Lunatik.load() finds it. Standard streams
+    and the exit status pass through; 124 is a time-out, 255 a guest that crashed.
+    Options of the machine boot a lab of its own.
     """
     with Lab.attach_or_boot(name, _options(args)) as machine:
+        _furnish(machine)
         return pass_through(machine, command, timeout_s)
 
 
@@ -138,9 +141,17 @@ def run(
 def shell(name: str, **args: Unpack[_MachineArgs]) -> int:
     """Open a shell in the lab that is up, or in one of its own."""
     with Lab.attach_or_boot(name, _options(args)) as machine:
+        _furnish(machine)
         if os.isatty(0) and os.isatty(1):
             return interactive(machine, ["bash", "-i"])
         return pass_through(machine, ["bash"], None)
+
+
+def _furnish(machine: Lab) -> None:
+    """Put the kernel module where commands find it, as Lunatik.load() does."""
+    from bridge import module  # noqa: PLC0415 (only where it is needed)
+
+    module.install(machine, to_stderr)
 
 
 @lab.command("image")
