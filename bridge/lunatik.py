@@ -164,7 +164,8 @@ class Lunatik:
         """Load the module unless it is loaded, and connect.
 
         ``root`` is the directory scripts are looked up in; ``parameters`` are the
-        module's: memory_limit (bytes), budget and body_budget (Lua instructions).
+        module's: memory_limit (bytes), budget and body_budget (Lua instructions),
+        body_time (ms of CPU).
         A module loaded here is unloaded by close(). A loaded one that was built from
         other sources is replaced if nothing uses it. Raises ModuleError.
         """

@@ -49,28 +49,21 @@ static const struct nla_policy resume_policy[] = {
 };
 
 /*
- * The text of an error must live until the acknowledgement has been written, which
- * is after we have returned. It rides on the request, as a fragment that nothing
- * reads, and is freed with it.
+ * Netlink acknowledges when we have returned, and takes only a text that is still
+ * there then. So we acknowledge ourselves, and return what makes it not do so.
  */
 static int control_fail(struct sk_buff *request, struct genl_info *info,
 			struct lunatik_error *error)
 {
+	struct netlink_ext_ack ack = {};
 	int errno = error->errno;
-	struct sk_buff *text;
-	size_t size;
 
-	if (error->text) {
-		size = strlen(error->text) + 1;
-		text = alloc_skb(size, GFP_KERNEL);
-		if (text) {
-			info->extack->_msg = skb_put_data(text, error->text, size);
-			text->next = skb_shinfo(request)->frag_list;
-			skb_shinfo(request)->frag_list = text;
-		}
-	}
+	if (!error->text)
+		return errno;
+	ack._msg = error->text;
+	netlink_ack(request, nlmsg_hdr(request), errno, &ack);
 	lunatik_error_free(error);
-	return errno;
+	return -EINTR;
 }
 
 static int control_capable(struct sk_buff *skb, struct netlink_ext_ack *extack)

@@ -179,11 +179,12 @@ int lunatik_hooks_register(struct lunatik_runtime *rt,
 	list_for_each_entry(hook, &rt->hooks, list) {
 		errno = nf_register_net_hook(rt->net, &hook->ops);
 		if (errno) {
+			lunatik_error_set(error, GFP_KERNEL, errno,
+					  "cannot register a hook (pf %u, hooknum %u, priority %d): errno %d",
+					  hook->ops.pf, hook->ops.hooknum,
+					  hook->ops.priority, -errno);
 			lunatik_hooks_unregister(rt);
-			return lunatik_error_set(error, GFP_KERNEL, errno,
-						 "cannot register a hook (pf %u, hooknum %u, priority %d): errno %d",
-						 hook->ops.pf, hook->ops.hooknum,
-						 hook->ops.priority, -errno);
+			return errno;
 		}
 		hook->registered = true;
 	}

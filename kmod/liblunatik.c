@@ -41,11 +41,7 @@ static struct call *call_new(lua_State *L)
 	struct call *call = lua_newuserdatauv(L, sizeof(*call), 0);
 
 	memset(call, 0, sizeof(*call));
-	if (luaL_newmetatable(L, CALL)) {
-		lua_pushcfunction(L, call_free);
-		lua_setfield(L, -2, "__gc");
-	}
-	lua_setmetatable(L, -2);
+	luaL_setmetatable(L, CALL);
 	return call;
 }
 
@@ -75,15 +71,22 @@ static int runtime_resume(lua_State *L)
 	struct lunatik_runtime *rt = runtime_check(L);
 	int nargs = lua_gettop(L) - 1;
 	struct call *call = call_new(L);
+	int errno;
 	u32 count;
 
+	lunatik_check_stack(L);
 	call->args = lunatik_values_get(L, L, 2, nargs, GFP_KERNEL);
-	if (lunatik_runtime_resume(rt, true, call->args, &call->results,
-				   &call->error))
+	errno = lunatik_runtime_resume(rt, true, call->args, &call->results,
+				       &call->error);
+	kfree(call->args);
+	call->args = NULL;
+	if (errno)
 		return call_raise(L, call);
 	count = call->results ? call->results->count : 0;
 	if (count)
 		lunatik_values_push(L, call->results);
+	kfree(call->results);
+	call->results = NULL;
 	return count;
 }
 
@@ -93,6 +96,7 @@ static int runtime_stop(lua_State *L)
 	struct lunatik_runtime *rt = runtime_check(L);
 	struct call *call = call_new(L);
 
+	lunatik_check_stack(L);
 	if (lunatik_runtime_stop(rt, true, LUNATIK_STOP_REQUESTED,
 				 &call->error))
 		return call_raise(L, call);
@@ -120,17 +124,28 @@ static void runtime_push_box(lua_State *L)
 	struct lunatik_runtime **box = lua_newuserdatauv(L, sizeof(*box), 0);
 
 	*box = NULL;
-	if (luaL_newmetatable(L, RUNTIME)) {
-		luaL_newlib(L, runtime_methods);
-		lua_setfield(L, -2, "__index");
-		lua_pushcfunction(L, runtime_collect);
-		lua_setfield(L, -2, "__gc");
-		lua_pushcfunction(L, runtime_stop);
-		lua_setfield(L, -2, "__close");
-		lua_pushliteral(L, RUNTIME);
-		lua_setfield(L, -2, "__metatable");
-	}
-	lua_setmetatable(L, -2);
+	luaL_setmetatable(L, RUNTIME);
+}
+
+/*
+ * The metatables are made while the state is: where memory runs out then, there is
+ * no script that could go on with half of one.
+ */
+static void open_metatables(lua_State *L)
+{
+	luaL_newmetatable(L, CALL);
+	lua_pushcfunction(L, call_free);
+	lua_setfield(L, -2, "__gc");
+	luaL_newmetatable(L, RUNTIME);
+	luaL_newlib(L, runtime_methods);
+	lua_setfield(L, -2, "__index");
+	lua_pushcfunction(L, runtime_collect);
+	lua_setfield(L, -2, "__gc");
+	lua_pushcfunction(L, runtime_stop);
+	lua_setfield(L, -2, "__close");
+	lua_pushliteral(L, RUNTIME);
+	lua_setfield(L, -2, "__metatable");
+	lua_pop(L, 2);
 }
 
 /* The second argument: true or "process" to sleep, false or "softirq" not to. */
@@ -159,6 +174,7 @@ static int lunatik_lua_runtime(lua_State *L)
 
 	if (!owner->sleep)
 		return luaL_error(L, "lunatik.runtime: creating a runtime sleeps, and this runtime is not sleepable");
+	lunatik_check_stack(L);
 	call = call_new(L);
 	runtime_push_box(L);
 	box = lua_touserdata(L, -1);
@@ -177,6 +193,7 @@ static const luaL_Reg lunatik_functions[] = {
 
 int lunatik_open_lunatik(lua_State *L)
 {
+	open_metatables(L);
 	luaL_newlib(L, lunatik_functions);
 	return 1;
 }

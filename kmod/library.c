@@ -16,6 +16,9 @@
 
 #include "lualib.h"
 
+/* What looking up a file or waiting may use above the reserve, in bytes. */
+#define STACK_FOR_KERNEL	(5 * 1024)
+
 static LIST_HEAD(libraries);
 static DEFINE_MUTEX(libraries_lock);
 
@@ -126,6 +129,18 @@ void lunatik_constants(lua_State *L, const char *field,
 	lua_setfield(L, -2, field);
 }
 
+/**
+ * lunatik_check_stack() - raise unless the kernel's own functions have stack enough
+ * @L: thread that is about to open files, allocate or wait
+ *
+ * Context: process, inside a protected call.
+ */
+void lunatik_check_stack(lua_State *L)
+{
+	if (lunatik_stack_left(L) < STACK_FOR_KERNEL)
+		luaL_error(L, "C stack overflow");
+}
+
 /* require */
 
 static const luaL_Reg builtin[] = {
@@ -193,8 +208,10 @@ static int library_require(lua_State *L)
 	if (!lunatik_runtime_is_setup(lunatik_runtime_of(L)))
 		return luaL_error(L, "require '%s': a non-sleepable runtime loads its libraries while its script's body first runs",
 				  name);
-	if (!require_builtin(L, name) && !require_module(L, name))
+	if (!require_builtin(L, name) && !require_module(L, name)) {
+		lunatik_check_stack(L);
 		require_script(L, name);
+	}
 	lua_pushvalue(L, -1);
 	lua_setfield(L, 2, name);
 	return 1;
@@ -282,10 +299,37 @@ static int library_pack(lua_State *L)
 	return stock(L);
 }
 
-static void library_wrap_pack(lua_State *L, const char *name)
+/* string.rep(s, n [, sep]): stock Lua would copy nothing n times */
+static int library_rep(lua_State *L)
+{
+	lua_CFunction stock = lua_tocfunction(L, lua_upvalueindex(1));
+	size_t len, sep = 0;
+
+	luaL_checklstring(L, 1, &len);
+	luaL_optlstring(L, 3, "", &sep);
+	if (len + sep > 0)
+		return stock(L);
+	luaL_checkinteger(L, 2);
+	lua_pushliteral(L, "");
+	return 1;
+}
+
+/* collectgarbage("count") is a float in stock Lua: KiB; here it is an integer */
+static int library_collectgarbage(lua_State *L)
+{
+	lua_CFunction stock = lua_tocfunction(L, lua_upvalueindex(1));
+
+	if (strcmp(luaL_optstring(L, 1, "collect"), "count"))
+		return stock(L);
+	lua_pushinteger(L, lua_gc(L, LUA_GCCOUNT));
+	return 1;
+}
+
+/* Put a function of ours in front of a stock one of the table on the top. */
+static void library_wrap(lua_State *L, const char *name, lua_CFunction wrapper)
 {
 	lua_getfield(L, -1, name);
-	lua_pushcclosure(L, library_pack, 1);
+	lua_pushcclosure(L, wrapper, 1);
 	lua_setfield(L, -2, name);
 }
 
@@ -299,9 +343,10 @@ static void library_open_string(lua_State *L)
 {
 	luaL_requiref(L, LUA_STRLIBNAME, luaopen_string, 1);
 	library_drop(L, "dump");
-	library_wrap_pack(L, "pack");
-	library_wrap_pack(L, "unpack");
-	library_wrap_pack(L, "packsize");
+	library_wrap(L, "pack", library_pack);
+	library_wrap(L, "unpack", library_pack);
+	library_wrap(L, "packsize", library_pack);
+	library_wrap(L, "rep", library_rep);
 	lua_pop(L, 1);
 }
 
@@ -318,6 +363,7 @@ static void library_open_base(lua_State *L)
 	luaL_requiref(L, LUA_GNAME, luaopen_base, 1);
 	library_drop(L, "dofile");
 	library_drop(L, "loadfile");
+	library_wrap(L, "collectgarbage", library_collectgarbage);
 	luaL_setfuncs(L, globals, 0);
 	lua_pop(L, 1);
 }
@@ -337,5 +383,6 @@ void lunatik_library_open(lua_State *L)
 	luaL_requiref(L, LUA_UTF8LIBNAME, luaopen_utf8, 1);
 	luaL_requiref(L, LUA_MATHLIBNAME, lunatik_open_math, 1);
 	luaL_requiref(L, "lunatik", lunatik_open_lunatik, 1);
+	lunatik_skb_open(L);
 	lua_settop(L, 1);
 }

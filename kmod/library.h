@@ -27,7 +27,9 @@ int lunatik_open_lunatik(lua_State *L);
 int lunatik_open_netfilter(lua_State *L);
 int lunatik_open_linux(lua_State *L);
 int lunatik_open_math(lua_State *L);
+void lunatik_skb_open(lua_State *L);
 void lunatik_skb_new(lua_State *L);
+void lunatik_check_stack(lua_State *L);
 int lunatik_random(lua_State *L);
 
 /* Levels of linux.log, least urgent first. */

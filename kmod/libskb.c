@@ -20,25 +20,25 @@ static struct lunatik_packet *packet_check(lua_State *L)
 	return packet;
 }
 
-static size_t packet_len(const struct sk_buff *skb)
+static int packet_len(const struct sk_buff *skb)
 {
-	return skb->len - skb_network_offset(skb);
+	return max(0, (int)skb->len - skb_network_offset(skb));
 }
 
 /* Copy len bytes at the offset in argument 2; raises. */
-static void packet_field(lua_State *L, void *buf, size_t len)
+static void packet_field(lua_State *L, void *buf, int len)
 {
 	struct sk_buff *skb = packet_check(L)->skb;
 	lua_Integer offset = luaL_checkinteger(L, 2);
-	size_t size = packet_len(skb);
+	int size = packet_len(skb);
 	const void *field = NULL;
 
-	if (offset >= 0 && len <= size && offset <= size - len)
+	if (offset >= 0 && offset <= (lua_Integer)size - len)
 		field = skb_header_pointer(skb, skb_network_offset(skb) + offset,
 					   len, buf);
 	if (!field)
 		luaL_error(L, "offset %I with %d bytes is outside the packet of %d bytes",
-			   offset, (int)len, (int)size);
+			   offset, len, size);
 	memcpy(buf, field, len); /* fields are not aligned */
 }
 
@@ -167,13 +167,23 @@ void lunatik_skb_new(lua_State *L)
 
 	packet = lua_newuserdatauv(L, sizeof(*packet), 0);
 	packet->skb = NULL;
-	if (luaL_newmetatable(L, PACKET)) {
-		lua_pushcfunction(L, packet_length);
-		lua_setfield(L, -2, "__len");
-		luaL_newlib(L, packet_methods);
-		lua_setfield(L, -2, "__index");
-		lua_pushliteral(L, PACKET);
-		lua_setfield(L, -2, "__metatable");
-	}
-	lua_setmetatable(L, -2);
+	luaL_setmetatable(L, PACKET);
+}
+
+/**
+ * lunatik_skb_open() - make the packet objects' metatable
+ * @L: main thread of a new state, before any script runs
+ *
+ * Context: inside a protected call.
+ */
+void lunatik_skb_open(lua_State *L)
+{
+	luaL_newmetatable(L, PACKET);
+	lua_pushcfunction(L, packet_length);
+	lua_setfield(L, -2, "__len");
+	luaL_newlib(L, packet_methods);
+	lua_setfield(L, -2, "__index");
+	lua_pushliteral(L, PACKET);
+	lua_setfield(L, -2, "__metatable");
+	lua_pop(L, 1);
 }

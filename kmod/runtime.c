@@ -14,6 +14,7 @@
 #include "runtime.h"
 #include "script.h"
 #include "trace.h"
+#include "watchdog.h"
 
 /* What one level of C may use below the last check of the stack, in bytes. */
 #define STACK_RESERVE		3072
@@ -31,6 +32,10 @@ MODULE_PARM_DESC(budget, "Lua instructions a call in atomic context may run (def
 static unsigned int body_budget = 10 * 1000 * 1000;
 module_param(body_budget, uint, 0644);
 MODULE_PARM_DESC(body_budget, "Lua instructions a call in process context may run (default 10,000,000)");
+
+static unsigned int body_time = 10 * MSEC_PER_SEC;
+module_param(body_time, uint, 0644);
+MODULE_PARM_DESC(body_time, "milliseconds of CPU a call in process context may take (default 10,000)");
 
 static DEFINE_XARRAY_ALLOC1(runtimes);
 static u32 runtimes_next;
@@ -72,6 +77,24 @@ void lunatik_error_free(struct lunatik_error *error)
 /* Memory */
 
 /*
+ * krealloc() never gives memory back, so a block that was made much smaller would
+ * be held whole and accounted small. Lua wants shrinking not to fail.
+ */
+static void *shrink(void *ptr, size_t old, size_t new, gfp_t gfp)
+{
+	void *copy;
+
+	if (new > old / 2)
+		return ptr;
+	copy = kmalloc(new, gfp);
+	if (!copy)
+		return ptr;
+	memcpy(copy, ptr, new);
+	kfree(ptr);
+	return copy;
+}
+
+/*
  * The lua_Alloc of every runtime. noinline, so that a tracer can tell by its
  * arguments whose memory a block is.
  */
@@ -87,7 +110,8 @@ static noinline void *lunatik_allocate(void *ud, void *ptr, size_t osize,
 	} else {
 		if (nsize > old && nsize - old > rt->memory_limit - rt->memory)
 			return NULL;
-		new = krealloc(ptr, nsize, rt->gfp);
+		new = nsize < old ? shrink(ptr, old, nsize, rt->gfp) :
+			krealloc(ptr, nsize, rt->gfp);
 		if (!new)
 			return NULL;
 	}
@@ -148,7 +172,8 @@ static void runtime_tick(lua_State *L, lua_Debug *ar)
 		if (!preemptible)
 			return;
 		cond_resched();
-		if (!fatal_signal_pending(current))
+		if (!fatal_signal_pending(current) &&
+		    current->se.sum_exec_runtime < rt->cpu_end)
 			return;
 	}
 	runtime_sethook(rt, runtime_abandon, 1);
@@ -169,6 +194,19 @@ void lunatik_budget_start(struct lunatik_runtime *rt, u32 instructions)
 }
 
 /**
+ * lunatik_budget_exhaust() - have the running call fail at its next instruction
+ * @rt: runtime
+ *
+ * Context: an interrupt on the CPU that runs the runtime.
+ */
+void lunatik_budget_exhaust(struct lunatik_runtime *rt)
+{
+	rt->limits.left = 0;
+	WRITE_ONCE(rt->limits.overdue, 1);
+	runtime_sethook(rt, runtime_abandon, 1);
+}
+
+/**
  * lunatik_budget_end() - count instructions no longer
  * @rt: runtime
  *
@@ -176,6 +214,7 @@ void lunatik_budget_start(struct lunatik_runtime *rt, u32 instructions)
  */
 void lunatik_budget_end(struct lunatik_runtime *rt)
 {
+	WRITE_ONCE(rt->limits.overdue, 0);
 	runtime_sethook(rt, NULL, 0);
 }
 
@@ -241,7 +280,6 @@ static int body_raise(lua_State *L, struct lunatik_runtime *rt, bool nested)
 	luaL_tolstring(L, -1, NULL);
 	if (!nested)
 		luaL_traceback(L, body, lua_tostring(L, -1), 0);
-	rt->state = LUNATIK_STATE_FAILED;
 	lua_closethread(body, L);
 	return lua_error(L);
 }
@@ -251,7 +289,9 @@ static void body_run(lua_State *L, struct runtime_call *call, int nargs)
 	struct lunatik_runtime *rt = lunatik_runtime_of(L);
 	int status;
 
+	rt->state = LUNATIK_STATE_RUNNING;
 	status = lua_resume(rt->body, L, nargs, &call->pending);
+	rt->state = LUNATIK_STATE_FAILED; /* whatever happens to the message */
 	if (status != LUA_OK && status != LUA_YIELD) {
 		call->pending = 0;
 		body_raise(L, rt, call->nested);
@@ -268,9 +308,11 @@ static int protected_resume(lua_State *L)
 	struct runtime_call *call = lua_touserdata(L, 1);
 	struct lunatik_runtime *rt = lunatik_runtime_of(L);
 
-	rt->state = LUNATIK_STATE_YIELDED; /* until the body has the arguments */
-	lunatik_values_push(rt->body, call->args);
-	rt->state = LUNATIK_STATE_RUNNING;
+	/* An error on the body's own stack would unwind it; on this one it does not. */
+	lunatik_values_push(L, call->args);
+	if (!lua_checkstack(rt->body, call->args->count))
+		luaL_error(L, "not enough memory");
+	lua_xmove(L, rt->body, call->args->count);
 	body_run(L, call, call->args->count);
 	return 0;
 }
@@ -280,6 +322,12 @@ static int protected_create(lua_State *L)
 	struct runtime_call *call = lua_touserdata(L, 1);
 	struct lunatik_runtime *rt = lunatik_runtime_of(L);
 
+	/*
+	 * Lua makes this string when protection has just ended, where it must not
+	 * run out of memory. While one exists, it need not.
+	 */
+	lua_pushliteral(L, "error in error handling");
+	luaL_ref(L, LUA_REGISTRYINDEX);
 	lunatik_library_open(L);
 	rt->body = lua_newthread(L);
 	luaL_ref(L, LUA_REGISTRYINDEX);
@@ -306,10 +354,17 @@ static int runtime_enter(struct lunatik_runtime *rt, lua_CFunction function,
 	lunatik_budget_start(rt, preemptible ? max(READ_ONCE(body_budget), 1U) :
 			     rt->budget);
 
+	rt->cpu_end = current->se.sum_exec_runtime +
+		(u64)READ_ONCE(body_time) * NSEC_PER_MSEC;
 	lua_pushcfunction(L, function);
 	lua_pushlightuserdata(L, call);
+	if (!preemptible) {
+		lunatik_watchdog_enter(rt);
+		rt->trapped = true; /* it is counted already */
+	}
 	status = lua_pcall(L, 1, 0, 0);
-
+	if (!preemptible)
+		lunatik_watchdog_leave(rt);
 	lunatik_budget_end(rt);
 	if (call->pending)
 		lua_pop(rt->body, call->pending);
@@ -348,7 +403,8 @@ const char *lunatik_message(lua_State *L, int index)
 void lunatik_runtime_failed(struct lunatik_runtime *rt, u32 hook,
 			    const char *message)
 {
-	strscpy(rt->last_error, message, sizeof(rt->last_error));
+	/* One byte less, so that whoever reads it meanwhile finds an end. */
+	strscpy(rt->last_error, message, sizeof(rt->last_error) - 1);
 	trace_runtime_error(rt->id, hook, message);
 	if (hook)
 		pr_warn_ratelimited("runtime %u (%s): %s\n", rt->id, rt->name,
@@ -373,8 +429,8 @@ static struct lunatik_runtime *runtime_alloc(const struct lunatik_spec *spec,
 	strscpy(rt->name, spec->name, sizeof(rt->name));
 	rt->sleep = spec->sleep;
 	rt->state = LUNATIK_STATE_CREATING;
-	rt->gfp = (spec->sleep ? GFP_KERNEL : GFP_ATOMIC) | __GFP_ACCOUNT |
-		__GFP_NOWARN;
+	/* What a callback allocates is not the memory of whoever sends the packet. */
+	rt->gfp = (spec->sleep ? GFP_KERNEL_ACCOUNT : GFP_ATOMIC) | __GFP_NOWARN;
 	rt->memory_limit = READ_ONCE(memory_limit);
 	rt->budget = clamp(READ_ONCE(budget), 1U, (unsigned int)INT_MAX);
 	rt->owner_cpu = -1;
@@ -532,7 +588,7 @@ int lunatik_runtime_resume(struct lunatik_runtime *rt, bool nested,
 {
 	gfp_t gfp = rt->sleep ? GFP_KERNEL : GFP_ATOMIC;
 	struct runtime_call call = { .args = args, .nested = nested };
-	int errno, top;
+	int errno;
 
 	errno = runtime_lock(rt, nested, error);
 	if (errno)
@@ -541,10 +597,7 @@ int lunatik_runtime_resume(struct lunatik_runtime *rt, bool nested,
 	if (errno)
 		goto unlock;
 	trace_runtime_resume(rt->id);
-	top = lua_gettop(rt->body);
 	errno = runtime_enter(rt, protected_resume, &call, error);
-	if (errno && !call.pending && rt->state == LUNATIK_STATE_YIELDED)
-		lua_settop(rt->body, top); /* no memory for the arguments */
 	trace_runtime_yield(rt->id, errno ? LUNATIK_OUTCOME_ERROR :
 			    rt->state == LUNATIK_STATE_YIELDED ?
 			    LUNATIK_OUTCOME_YIELDED : LUNATIK_OUTCOME_RETURNED);
@@ -578,7 +631,10 @@ int lunatik_runtime_stop(struct lunatik_runtime *rt, bool nested,
 	if (!nested)
 		mutex_lock(&rt->life);
 	else if (!mutex_trylock(&rt->life))
-		return 0; /* somebody else is about to have stopped it */
+		return READ_ONCE(rt->state) == LUNATIK_STATE_STOPPED ? 0 :
+			lunatik_error_set(error, GFP_KERNEL, -EBUSY,
+					  "runtime %u is busy: somebody else stops it",
+					  rt->id);
 	if (rt->state == LUNATIK_STATE_STOPPED)
 		goto unlock_life;
 	errno = runtime_lock(rt, nested, error);

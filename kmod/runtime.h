@@ -64,7 +64,9 @@ void lunatik_error_free(struct lunatik_error *error);
  * @memory: bytes the Lua state holds
  * @memory_limit: bytes it may hold
  * @budget: Lua instructions a call from atomic context may run
- * @trapped: the watchdog has the running callback counted
+ * @trapped: the instructions of the running call are counted
+ * @cpu_end: CPU time of the running task, in ns, that a call in process context ends at
+ * @late: ticks of the watchdog that have seen the running call
  * @mutex: see Locks
  * @spinlock: see Locks
  * @life: see Locks
@@ -96,6 +98,8 @@ struct lunatik_runtime {
 	size_t memory_limit;
 	u32 budget;
 	bool trapped;
+	u16 late;
+	u64 cpu_end;
 	struct mutex mutex;
 	spinlock_t spinlock;
 	struct mutex life;
@@ -169,6 +173,7 @@ void lunatik_runtime_failed(struct lunatik_runtime *rt, u32 hook,
 			    const char *message);
 unsigned long lunatik_stack_floor(void);
 void lunatik_budget_start(struct lunatik_runtime *rt, u32 instructions);
+void lunatik_budget_exhaust(struct lunatik_runtime *rt);
 void lunatik_budget_end(struct lunatik_runtime *rt);
 const char *lunatik_message(lua_State *L, int index);
 

@@ -64,7 +64,7 @@ static struct file *script_open(const char *relative)
 	err = kern_path(root, LOOKUP_FOLLOW | LOOKUP_DIRECTORY, &top);
 	if (err)
 		return ERR_PTR(err);
-	file = file_open_root(&top, relative, O_RDONLY, 0);
+	file = file_open_root(&top, relative, O_RDONLY | O_NONBLOCK, 0);
 	path_put(&top);
 	return file;
 }

@@ -8,14 +8,20 @@
  * runtime's budget of instructions more, and then fails. Hence a callback below
  * its budget never fails, however slow the machine, and one without end always
  * does, after two periods and its budget.
+ *
+ * Instructions are no measure of time: one can collect all garbage, or match a
+ * pattern. A callback that is still met after LATE periods fails at its next
+ * instruction, and so do the loops in C that look at the time.
  */
 #include <linux/hrtimer.h>
 #include <linux/percpu.h>
+#include <linux/sched/signal.h>
 
 #include "runtime.h"
 #include "watchdog.h"
 
 #define PERIOD_NS	(4 * NSEC_PER_MSEC)
+#define LATE		125
 
 /**
  * struct watchdog - one per CPU; its timer interrupts that CPU only
@@ -35,16 +41,29 @@ struct watchdog {
 
 static DEFINE_PER_CPU(struct watchdog, watchdogs);
 
+static void watchdog_bark(struct lunatik_runtime *rt)
+{
+	if (!rt->trapped) {
+		rt->trapped = true;
+		lunatik_budget_start(rt, rt->budget);
+	}
+	if (++rt->late == LATE)
+		lunatik_budget_exhaust(rt);
+}
+
 static enum hrtimer_restart watchdog_tick(struct hrtimer *timer)
 {
 	struct watchdog *dog = container_of(timer, struct watchdog, timer);
 	struct lunatik_runtime *rt = READ_ONCE(dog->running);
 	bool idle = dog->entries == dog->seen;
 
-	if (rt && idle && !rt->trapped) {
-		rt->trapped = true;
-		lunatik_budget_start(rt, rt->budget);
+	if (dog != this_cpu_ptr(&watchdogs)) {
+		/* moved here, because its CPU has gone: nothing runs there */
+		WRITE_ONCE(dog->ticking, false);
+		return HRTIMER_NORESTART;
 	}
+	if (rt && idle)
+		watchdog_bark(rt);
 	if (!rt && idle) {
 		WRITE_ONCE(dog->ticking, false);
 		return HRTIMER_NORESTART;
@@ -65,6 +84,7 @@ void lunatik_watchdog_enter(struct lunatik_runtime *rt)
 	struct watchdog *dog = this_cpu_ptr(&watchdogs);
 
 	rt->outer = dog->running;
+	rt->late = 0;
 	dog->entries++;
 	WRITE_ONCE(dog->running, rt);
 	if (!READ_ONCE(dog->ticking)) {
@@ -88,6 +108,26 @@ void lunatik_watchdog_leave(struct lunatik_runtime *rt)
 		lunatik_budget_end(rt);
 		rt->trapped = false;
 	}
+}
+
+/**
+ * lunatik_overdue() - whether a loop in C should end by an error
+ *
+ * Context: any; called by the string library. In process context it lets others
+ * run, and ends what is killed.
+ *
+ * Return: whether the running call is over its time.
+ */
+int lunatik_overdue(void)
+{
+	struct lunatik_runtime *rt;
+
+	if (preemptible()) {
+		cond_resched();
+		return fatal_signal_pending(current);
+	}
+	rt = this_cpu_read(watchdogs.running);
+	return rt && READ_ONCE(rt->limits.overdue);
 }
 
 void lunatik_watchdog_init(void)

@@ -44,12 +44,21 @@ long long lunatik_fold_float(lua_State *L, const char *what)
  */
 void lunatik_raise_from_hook(lua_State *L, const char *message)
 {
+	L->allowhook = 1; /* first: without memory for the message, that raises */
+	L->errfunc = 0;
 	luaL_where(L, 0);
 	lua_pushstring(L, message);
 	lua_concat(L, 2);
-	L->allowhook = 1;
-	L->errfunc = 0;
 	lua_error(L);
+}
+
+/* An element of a table costs as much as an instruction. */
+void lunatik_checkpoint(lua_State *L)
+{
+	struct lunatik_limits *limits = lunatik_thread_of(L)->limits;
+
+	if (L->hookmask && (--limits->left <= 0 || limits->overdue))
+		luaG_runerror(L, "instruction budget exceeded");
 }
 
 /*
@@ -68,6 +77,9 @@ void lunatik_thread_init(lua_State *L, lua_State *thread)
 		new->next->prev = new;
 	/* the new thread is whole before a walk can meet it */
 	smp_store_release(&head->next, new);
+	/* an interrupt between L's hook being copied and here has missed it */
+	if (READ_ONCE(L->hook) && !thread->hook)
+		lua_sethook(thread, L->hook, L->hookmask, L->basehookcount);
 	/*
 	 * Each thread counts its own instructions up to a tick, so threads have to
 	 * be paid for, or a script could run in ever new ones uncounted.

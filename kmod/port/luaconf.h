@@ -145,10 +145,12 @@ int luaL_typeerror(struct lua_State *L, int arg, const char *name)
  * @stack_floor: address below which the kernel stack is not Lua's to use
  * @compiling: a chunk is being compiled: the constant folder must not raise
  * @left: instructions left to the running call, where they are counted
+ * @overdue: the running call is over its time: everything that looks is to raise
  */
 struct lunatik_limits {
 	unsigned long stack_floor;
 	int compiling;
+	int overdue;
 	long long left;
 };
 
@@ -230,6 +232,20 @@ unsigned int lunatik_seed(void);
 #define luai_likely(x)		__builtin_expect(((x) != 0), 1)
 #define luai_unlikely(x)	__builtin_expect(((x) != 0), 0)
 #define l_likely(x)		luai_likely(x)
+/*
+ * Loops in C count no instructions. In the string library each l_unlikely() guards an
+ * error, and matching a pattern passes one at every step; the table library gets
+ * elements by lua_geti(). So these look at the time, or count.
+ */
+int lunatik_overdue(void);
+void lunatik_checkpoint(struct lua_State *L);
+#if defined(lstrlib_c)
+#define l_unlikely(x)		(luai_unlikely(x) || luai_unlikely(lunatik_overdue()))
+#else
 #define l_unlikely(x)		luai_unlikely(x)
+#endif
+#if defined(ltablib_c)
+#define lua_geti(L, i, n)	(lunatik_checkpoint(L), (lua_geti)(L, i, n))
+#endif
 
 #endif

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from bridge.errors import LuaError
+from bridge.errors import LuaError, ModuleError
 from bridge.lunatik import State
 from bridge.traffic import Verdict
 
@@ -255,6 +255,21 @@ def test_a_bad_registration_names_the_field(script, fields, message):
     source = f"local f = print require('netfilter').register{{{fields}}}"
     with pytest.raises(LuaError, match=message):
         script(source, sleep=False)
+
+
+def test_more_hooks_than_the_kernel_takes_are_an_error_and_none_is_left(
+    script, router, traffic
+):
+    source = """
+    local nf = require "netfilter"
+    for i = 1, 1025 do
+      nf.register{pf = nf.family.IPV4, hooknum = nf.inet_hooks.FORWARD, priority = i,
+                  hook = function() return nf.action.DROP end}
+    end
+    """
+    with pytest.raises(ModuleError, match=r"cannot register a hook .pf 2, hooknum 2, priority"):
+        script(source, sleep=False, netns=router["router"].netns)
+    assert traffic.send(_udp(4))[0].verdict == Verdict.ACCEPTED
 
 
 def test_a_sleepable_runtime_cannot_register(script):

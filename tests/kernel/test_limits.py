@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -14,6 +16,7 @@ pytestmark = pytest.mark.kernel
 
 HOSTILE = tomllib.loads(Path(__file__).with_name("hostile.toml").read_text())
 ENDLESS, GREEDY, RECURSIVE = HOSTILE["endless"], HOSTILE["greedy"], HOSTILE["recursive"]
+PATTERNS = HOSTILE["patterns"]
 
 
 def _cases(*tables: dict[str, str]) -> pytest.MarkDecorator:
@@ -26,7 +29,7 @@ def _cases(*tables: dict[str, str]) -> pytest.MarkDecorator:
 @pytest.fixture(scope="module")
 def small():
     """The module with a body budget that is used up soon under emulation."""
-    with Lunatik.load(body_budget=1_000_000) as lunatik:
+    with Lunatik.load(body_budget=1_000_000, body_time=1000) as lunatik:
         yield lunatik
 
 
@@ -45,6 +48,22 @@ def test_a_greedy_body_ends_with_an_error(small, source, sleep):
         small.runtime("greedy", source=source, sleep=sleep)
 
 
+def test_a_body_in_an_endless_pattern_can_be_killed(small, tmp_path):
+    script = tmp_path / "endless.lua"
+    script.write_text(PATTERNS["backtracking"])
+    create = f"""
+from pathlib import Path
+from bridge.lunatik import Lunatik
+Lunatik.connect().runtime(Path({str(script)!r}))
+"""
+    with subprocess.Popen(["/usr/bin/python3", "-c", create]) as creator:
+        while small.info().runtimes == 0:
+            assert creator.poll() is None
+        creator.kill()
+        assert creator.wait(timeout=60) == -signal.SIGKILL
+    assert small.info().runtimes == 0
+
+
 @_cases(RECURSIVE)
 def test_a_recursive_body_stops_inside_the_kernel_stack(small, source):
     try:
@@ -53,7 +72,7 @@ def test_a_recursive_body_stops_inside_the_kernel_stack(small, source):
         assert error.message  # noqa: PT017 - either end is right, if the kernel lives
 
 
-@_cases(ENDLESS, GREEDY, RECURSIVE)
+@_cases(ENDLESS, GREEDY, PATTERNS, RECURSIVE)
 def test_an_atomic_resume_is_bounded(small, source):
     runtime = small.runtime("resumed", source=f"coroutine.yield() {source}", sleep=False)
     with runtime:
@@ -66,7 +85,7 @@ def test_an_atomic_resume_is_bounded(small, source):
 class TestCallback:
     """The same scripts in softirq, on top of the network stack."""
 
-    @_cases(ENDLESS, GREEDY)
+    @_cases(ENDLESS, GREEDY, PATTERNS)
     def test_an_endless_or_greedy_callback_costs_its_packet(
         self, small, router, traffic, source
     ):

@@ -234,3 +234,32 @@ def test_an_atomic_runtime_cannot_create_runtimes(script):
 def test_an_unknown_kind_of_runtime_is_refused(script):
     with pytest.raises(LuaError, match="invalid option 'hardirq'"):
         script("lunatik.runtime('echo', 'hardirq')")
+
+
+@both_kinds
+def test_an_argument_that_finds_no_memory_leaves_the_script_resumable(script, sleep):
+    runtime = script(
+        """
+        local fill = {}
+        pcall(function() while true do fill[#fill + 1] = ("x"):rep(500) .. #fill end end)
+        coroutine.yield()
+        return "still here"
+        """,
+        sleep=sleep,
+    )
+    with pytest.raises(LuaError, match="not enough memory"):
+        runtime.resume("y" * 60_000)
+    assert runtime.info().state is State.YIELDED
+    assert runtime.resume() == b"still here"
+
+
+def test_a_script_that_fails_while_its_error_is_described_has_failed(script):
+    runtime = script(
+        """
+        coroutine.yield()
+        error(setmetatable({}, {__tostring = function() error("again") end}))
+        """
+    )
+    with pytest.raises(LuaError):
+        runtime.resume()
+    assert runtime.info().state is State.FAILED

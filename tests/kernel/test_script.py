@@ -170,6 +170,8 @@ assert(not pcall(function() local x <const> = 1; return x .. {} end))
 assert(xpcall(function() error("x", 0) end, function(m) return m .. "!" end) == false)
 assert(load("return ...", "chunk", "t", {})(4) == 4 and load("syntax error") == nil)
 assert(select("#", load("return 1, 2")()) == 2)
+assert(math.type(collectgarbage("count")) == "integer" and collectgarbage() == 0)
+assert((""):rep(1 << 62) == "" and ("ab"):rep(3, "-") == "ab-ab-ab")
 assert(io == nil and os == nil and debug == nil and dofile == nil and loadfile == nil)
 assert(linux.time() > 1600000000 * 1000000000)
 for _ = 1, 100 do local r = linux.random(3, 5) assert(r >= 3 and r <= 5) end
