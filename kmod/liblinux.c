@@ -62,7 +62,7 @@ void lunatik_log(const struct lunatik_runtime *rt, int level, const char *text)
 		return;
 	switch (level) {
 	case LUNATIK_LOG_DEBUG:
-		printk(KERN_DEBUG pr_fmt(LINE), rt->id, rt->name, text);
+		pr_debug(LINE, rt->id, rt->name, text);
 		break;
 	case LUNATIK_LOG_INFO:
 		pr_info(LINE, rt->id, rt->name, text);
