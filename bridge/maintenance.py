@@ -14,7 +14,11 @@ from bridge.errors import EnvironmentLacking
 
 # Functions without arguments; a part is asked in this order.
 DIAGNOSES = ["bridge.lab:diagnose"]
-CLEANERS = ["bridge.lab:clean_leftovers", "netns:clean_leftovers"]
+CLEANERS = [
+    "bridge.lab:clean_leftovers",
+    "bridge.module:clean_leftovers",
+    "netns:clean_leftovers",
+]
 
 _MARKS = {True: "ok", False: "MISSING", None: "-"}
 

@@ -29,6 +29,7 @@ LUA_ROOT = PROJECT / "lua"
 SABOTAGE = PROJECT / "tests" / "sabotage"
 # Where the guest finds what the host built.
 GUEST_DIRECTORY = "/run/lunatik"
+LOCK = "module.lock"
 Progress = Callable[[str], None]
 
 
@@ -77,6 +78,23 @@ def build(kernel: Kernel, progress: Progress = lambda text: None) -> Path:
     return target
 
 
+def clean_leftovers() -> list[str]:
+    """Remove what killed builds left in the cache and the images; return what went."""
+    cache = image.cache_dir()
+    copies = [
+        path
+        for path in cache.glob("image-*/sysroot/tmp/build-*")
+        if not Path("/proc", path.name.removeprefix("build-")).exists()
+    ]
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # so that no partial build is anybody's
+        left = sorted([*cache.glob("partial-module-*"), *copies])
+        for path in left:
+            shutil.rmtree(path)
+    return [str(path) for path in left]
+
+
 def warnings(kernel: Kernel) -> list[str]:
     """Build with W=1 and sparse; return what they say of this project's files.
 
@@ -117,7 +135,7 @@ def _fingerprint() -> str:
 def _building(target: Path) -> Iterator[None]:
     """Keep out other builders, and remove what older sources left."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with (target.parent / "module.lock").open("w") as lock:
+    with (target.parent / LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
         release = target.name.rsplit("-", 1)[0]

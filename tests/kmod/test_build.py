@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from bridge import module
@@ -42,3 +44,18 @@ def test_lua_of_another_checksum_is_refused(kernel, tmp_path, capfd):
     with pytest.raises(ModuleError, match="building the module failed"):
         module.warnings(replace(kernel, lua_tarball=forged))
     assert "its SHA-256 is not one of those" in capfd.readouterr().err
+
+
+def test_what_killed_builds_left_is_found_and_removed(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    copies = image.cache_dir() / "image-trixie-0" / "sysroot" / "tmp"
+    partial = image.cache_dir() / "partial-module-6.12-0"
+    dead, alive = copies / "build-999999999", copies / f"build-{os.getpid()}"
+    for directory in (partial, dead, alive):
+        directory.mkdir(parents=True)
+        (directory / "file").touch()
+    assert module.clean_leftovers() == [str(dead), str(partial)]
+    assert not dead.exists()
+    assert not partial.exists()
+    assert alive.exists()
+    assert module.clean_leftovers() == []
