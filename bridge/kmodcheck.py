@@ -1,7 +1,8 @@
 """Checks of the kernel module's sources, for `make check`.
 
 The compiler with W=1 and sparse, against each supported kernel; checkpatch and
-kernel-doc, from the distribution's package of the kernel's source.
+kernel-doc, from the distribution's package of the kernel's source; and that no
+allocation goes past the tests of what happens without memory.
 """
 
 from __future__ import annotations
@@ -23,6 +24,12 @@ SCRIPTS = ("scripts/checkpatch.pl", "scripts/spelling.txt", "scripts/const_struc
            "scripts/kernel-doc")  # fmt: skip
 CHECKPATCH = ("--no-tree", "--terse", "--quiet", "--file", "--max-line-length=100",
               "--ignore", "FILE_PATH_CHANGES,SPDX_LICENSE_TAG,LINUX_VERSION_CODE")  # fmt: skip
+ALLOCATOR = re.compile(
+    r"(?<!lunatik_)\b(k[mzc]alloc\w*|krealloc\w*|k(?:mem|str)n?dup\w*|kv?asprintf|"
+    r"kv\w*alloc\w*|v[mz]alloc\w*|alloc_percpu\w*|kmem_cache_alloc\w*|"
+    r"\w*alloc_workqueue|(?:genl|n)lmsg_new)\("
+)
+FAILING = re.compile(r"lunatik_memory_fails\(\)")
 
 
 def main() -> int:
@@ -36,9 +43,31 @@ def main() -> int:
     scripts = _scripts(sysroot)
     to_stderr("checkpatch and kernel-doc")
     problems += _checkpatch(sysroot, scripts) + _kernel_doc(sysroot, scripts)
+    problems += untested_allocations(module.SOURCES)
     for problem in problems:
         sys.stdout.write(f"{problem}\n")
     return 1 if problems else 0
+
+
+def untested_allocations(sources: Path) -> list[str]:
+    """Return the places below ``sources`` that allocate and cannot be made to fail.
+
+    That is, a call of an allocator that neither is in memory.h nor asks
+    lunatik_memory_fails() in its own line or the one before.
+    """
+    found = []
+    for path in sorted(sources.glob("*.c")):
+        before = ""
+        for number, line in enumerate(path.read_text().splitlines(), start=1):
+            call = ALLOCATOR.search(line)
+            if call and not line.lstrip().startswith("*") and not FAILING.search(before + line):
+                name = call[1]
+                found.append(
+                    f"{path.name}:{number}: {name}() cannot be made to fail by a test; "
+                    f"use one of the functions in memory.h"
+                )
+            before = line
+    return found
 
 
 def _scripts(sysroot: Path) -> Path:

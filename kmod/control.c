@@ -13,6 +13,7 @@
 
 #include "control.h"
 #include "lunatik.h"
+#include "memory.h"
 #include "runtime.h"
 #include "script.h"
 
@@ -77,8 +78,9 @@ static int control_capable(struct sk_buff *skb, struct netlink_ext_ack *extack)
 static struct sk_buff *reply_begin(struct genl_info *info, int cmd, size_t size,
 				   void **header)
 {
-	struct sk_buff *msg = genlmsg_new(size, GFP_KERNEL);
+	struct sk_buff *msg;
 
+	msg = lunatik_memory_fails() ? NULL : genlmsg_new(size, GFP_KERNEL);
 	if (!msg)
 		return NULL;
 	*header = genlmsg_put_reply(msg, info, &control_family, 0, cmd);
@@ -489,7 +491,8 @@ static struct genl_family control_family __ro_after_init = {
 
 int __init lunatik_control_init(void)
 {
-	return genl_register_family(&control_family);
+	return lunatik_memory_fails() ? -ENOMEM :
+		genl_register_family(&control_family);
 }
 
 void lunatik_control_exit(void)

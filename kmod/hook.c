@@ -5,10 +5,10 @@
 #include <linux/atomic.h>
 #include <linux/ktime.h>
 #include <linux/skbuff.h>
-#include <linux/slab.h>
 #include <net/net_namespace.h>
 
 #include "hook.h"
+#include "memory.h"
 #include "runtime.h"
 #include "trace.h"
 #include "watchdog.h"
@@ -150,7 +150,7 @@ struct lunatik_hook *lunatik_hook_add(struct lunatik_runtime *rt,
 {
 	struct lunatik_hook *hook;
 
-	hook = kmemdup(template, sizeof(*hook), GFP_KERNEL);
+	hook = lunatik_kmemdup(template, sizeof(*hook), GFP_KERNEL);
 	if (!hook)
 		return NULL;
 	hook->ops.hook = hook_nf;
@@ -177,7 +177,8 @@ int lunatik_hooks_register(struct lunatik_runtime *rt,
 	int errno;
 
 	list_for_each_entry(hook, &rt->hooks, list) {
-		errno = nf_register_net_hook(rt->net, &hook->ops);
+		errno = lunatik_memory_fails() ? -ENOMEM :
+			nf_register_net_hook(rt->net, &hook->ops);
 		if (errno) {
 			lunatik_error_set(error, GFP_KERNEL, errno,
 					  "cannot register a hook (pf %u, hooknum %u, priority %d): errno %d",
@@ -229,7 +230,8 @@ static struct pernet_operations hook_netns_ops = {
 
 int lunatik_hook_init(void)
 {
-	return register_pernet_subsys(&hook_netns_ops);
+	return lunatik_memory_fails() ? -ENOMEM :
+		register_pernet_subsys(&hook_netns_ops);
 }
 
 void lunatik_hook_exit(void)

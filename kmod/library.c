@@ -11,6 +11,7 @@
 
 #include "library.h"
 #include "lunatik.h"
+#include "memory.h"
 #include "runtime.h"
 #include "script.h"
 
@@ -69,15 +70,19 @@ void lunatik_library_unregister(struct lunatik_library *library)
 }
 EXPORT_SYMBOL_GPL(lunatik_library_unregister);
 
-/* Find another module's library and hold its module for the runtime's life. */
-static const struct lunatik_library *library_use(struct lunatik_runtime *rt,
-						 const char *name)
+/*
+ * Find another module's library and hold its module for the runtime's life. NULL
+ * where there is none of that name; raises without memory.
+ */
+static const struct lunatik_library *library_use(lua_State *L, const char *name)
 {
-	struct library_use *use = kmalloc(sizeof(*use), GFP_KERNEL);
+	struct library_use *use = lunatik_kmalloc(sizeof(*use), GFP_KERNEL);
 	struct lunatik_library *library, *found = NULL;
 
-	if (!use)
+	if (!use) {
+		luaL_error(L, "not enough memory");
 		return NULL;
+	}
 	mutex_lock(&libraries_lock);
 	list_for_each_entry(library, &libraries, list)
 		if (!strcmp(library->name, name) && try_module_get(library->owner))
@@ -88,7 +93,7 @@ static const struct lunatik_library *library_use(struct lunatik_runtime *rt,
 		return NULL;
 	}
 	use->owner = found->owner;
-	list_add(&use->list, &rt->libraries);
+	list_add(&use->list, &lunatik_runtime_of(L)->libraries);
 	return found;
 }
 
@@ -169,7 +174,7 @@ static bool require_module(lua_State *L, const char *name)
 	const struct lunatik_function *f;
 	const struct lunatik_library *library;
 
-	library = library_use(lunatik_runtime_of(L), name);
+	library = library_use(L, name);
 	if (!library)
 		return false;
 	lua_newtable(L);

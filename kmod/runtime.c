@@ -11,6 +11,7 @@
 
 #include "hook.h"
 #include "library.h"
+#include "memory.h"
 #include "runtime.h"
 #include "script.h"
 #include "trace.h"
@@ -58,7 +59,8 @@ int lunatik_error_set(struct lunatik_error *error, gfp_t gfp, int errno,
 
 	kfree(error->text);
 	va_start(args, fmt);
-	error->text = kvasprintf(gfp | __GFP_NOWARN, fmt, args);
+	error->text = lunatik_memory_fails() ? NULL :
+		kvasprintf(gfp | __GFP_NOWARN, fmt, args);
 	va_end(args);
 	error->errno = errno;
 	return errno;
@@ -86,7 +88,7 @@ static void *shrink(void *ptr, size_t old, size_t new, gfp_t gfp)
 
 	if (new > old / 2)
 		return ptr;
-	copy = kmalloc(new, gfp);
+	copy = lunatik_kmalloc(new, gfp);
 	if (!copy)
 		return ptr;
 	memcpy(copy, ptr, new);
@@ -111,7 +113,7 @@ static noinline void *lunatik_allocate(void *ud, void *ptr, size_t osize,
 		if (nsize > old && nsize - old > rt->memory_limit - rt->memory)
 			return NULL;
 		new = nsize < old ? shrink(ptr, old, nsize, rt->gfp) :
-			krealloc(ptr, nsize, rt->gfp);
+			lunatik_krealloc(ptr, nsize, rt->gfp);
 		if (!new)
 			return NULL;
 	}
@@ -416,7 +418,7 @@ void lunatik_runtime_failed(struct lunatik_runtime *rt, u32 hook,
 static struct lunatik_runtime *runtime_alloc(const struct lunatik_spec *spec,
 					     struct lunatik_error *error)
 {
-	struct lunatik_runtime *rt = kzalloc(sizeof(*rt), GFP_KERNEL);
+	struct lunatik_runtime *rt = lunatik_kzalloc(sizeof(*rt), GFP_KERNEL);
 
 	if (!rt)
 		goto no_memory;
@@ -437,7 +439,8 @@ static struct lunatik_runtime *runtime_alloc(const struct lunatik_spec *spec,
 	rt->net = spec->net;
 	rt->netns = spec->net->ns.inum;
 	/* Reserved: nobody finds the runtime before it is armed. */
-	if (xa_alloc_cyclic(&runtimes, &rt->id, NULL, xa_limit_31b,
+	if (lunatik_memory_fails() ||
+	    xa_alloc_cyclic(&runtimes, &rt->id, NULL, xa_limit_31b,
 			    &runtimes_next, GFP_KERNEL) < 0)
 		goto free_runtime;
 	return rt;
@@ -752,7 +755,8 @@ u32 lunatik_runtime_count(void)
 
 int lunatik_runtime_init(void)
 {
-	stop_queue = alloc_workqueue("lunatik", WQ_UNBOUND, 0);
+	stop_queue = lunatik_memory_fails() ? NULL :
+		alloc_workqueue("lunatik", WQ_UNBOUND, 0);
 	return stop_queue ? 0 : -ENOMEM;
 }
 

@@ -7,8 +7,8 @@
 #include <linux/fs.h>
 #include <linux/module.h>
 #include <linux/namei.h>
-#include <linux/slab.h>
 
+#include "memory.h"
 #include "runtime.h"
 #include "script.h"
 
@@ -82,7 +82,7 @@ static char *script_read(struct file *file, ssize_t *len)
 	*len = -EFBIG;
 	if (size > SCRIPT_MAX)
 		return NULL;
-	text = kvmalloc(size + 1, GFP_KERNEL_ACCOUNT);
+	text = lunatik_kvmalloc(size + 1, GFP_KERNEL_ACCOUNT);
 	*len = -ENOMEM;
 	if (!text)
 		return NULL;

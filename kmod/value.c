@@ -2,9 +2,9 @@
 /*
  * Copies of Lua values, see value.h.
  */
-#include <linux/slab.h>
 #include <linux/string.h>
 
+#include "memory.h"
 #include "value.h"
 #include "lauxlib.h"
 
@@ -20,7 +20,7 @@ struct lunatik_values *lunatik_values_alloc(u32 count, size_t bytes, gfp_t gfp)
 {
 	struct lunatik_values *values;
 
-	values = kzalloc(struct_size(values, value, count) + bytes, gfp);
+	values = lunatik_kzalloc(struct_size(values, value, count) + bytes, gfp);
 	if (values)
 		values->count = count;
 	return values;

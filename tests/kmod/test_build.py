@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from bridge import module
+from bridge import kmodcheck, module
 from bridge.lab import image, recipe
 
 
@@ -32,6 +32,21 @@ def test_a_planted_mistake_is_reported(kernel, monkeypatch):
     found = "\n".join(module.warnings(kernel))
     assert "unused_by_anybody" in found
     assert "symbol 'not_static' was not declared" in found
+
+
+def test_every_allocation_can_be_made_to_fail():
+    assert kmodcheck.untested_allocations(module.SOURCES) == []
+
+
+def test_an_allocation_that_cannot_be_made_to_fail_is_reported(tmp_path):
+    (tmp_path / "planted.c").write_text(
+        "/*\n * kmalloc() in a comment\n */\n"
+        "a = lunatik_kmalloc(1, gfp);\n"
+        "b = lunatik_memory_fails() ? NULL :\n\tkvasprintf(gfp, fmt, args);\n"
+        "c = kzalloc(sizeof(*c), gfp);\n"
+    )
+    (problem,) = kmodcheck.untested_allocations(tmp_path)
+    assert problem.startswith("planted.c:7: kzalloc()")
 
 
 def test_lua_of_another_checksum_is_refused(kernel, tmp_path, capfd):
