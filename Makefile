@@ -23,8 +23,8 @@ help: ## list what can be made
 demo: setup ## show a packet policy at work in a kernel, in a throw-away machine
 	@$(BIN)/lunabridge demo
 
-test: setup ## run every test, on the host and in the lab
-	@$(BIN)/pytest $(if $(CI),--fail-on-skip)
+test: setup ## run every test, on the host and in the lab (KERNEL=6.1: on that)
+	@$(BIN)/pytest $(if $(CI),--fail-on-skip) $(if $(KERNEL),--kernel=$(KERNEL))
 
 check: check-python check-lua check-shell check-kmod ## formatters, linters and types
 

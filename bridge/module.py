@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bridge.errors import EnvironmentLacking, ModuleError
-from bridge.lab import Lab, image
+from bridge.errors import EnvironmentLacking, LabError, ModuleError
+from bridge.lab import Lab, image, recipe
 from bridge.lab.initramfs import chroot_argv
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -49,6 +49,21 @@ class Kernel:
         """The kernel of a lab image; Lua is the default image's, whatever the kernel."""
         lua = _find_lua(image.ensure().sysroot)
         return cls(lab_image.sysroot, lab_image.release, lua)
+
+    @classmethod
+    def of_release(cls, release: str) -> Kernel:
+        """The kernel of the cached lab image that holds ``release``.
+
+        Raises LabError where no image holds it, as after the image was made anew.
+        """
+        for suite in recipe.available():
+            found = image.find(recipe.load(suite))
+            if found and found.release == release:
+                return cls.of_image(found)
+        raise LabError(
+            f"no image holds the headers of the lab's kernel {release}",
+            cure="end this lab and start another",
+        )
 
     @classmethod
     def running(cls) -> Kernel:
@@ -221,6 +236,6 @@ def install(lab: Lab, progress: Progress = lambda text: None) -> None:
 
     They are then in GUEST_DIRECTORY, not loaded. Raises as build() does, LabError.
     """
-    directory = build(Kernel.of_image(image.ensure()), progress)
+    directory = build(Kernel.of_release(lab.kernel_release), progress)
     for module in sorted(directory.glob("*.ko")):
         lab.put(module, f"{GUEST_DIRECTORY}/{module.name}")

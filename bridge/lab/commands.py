@@ -11,6 +11,7 @@ from typing import TypedDict, Unpack
 import click
 
 from bridge.lab import image, supervisor
+from bridge.lab.kernels import DEFAULT_KERNEL, KERNELS, options_for
 from bridge.lab.lab import DEFAULT_NAME, Lab
 from bridge.lab.machine import Options
 from bridge.lab.passthrough import interactive, pass_through
@@ -24,6 +25,7 @@ class _MachineArgs(TypedDict):
     cpus: int | None
     memory_mib: int | None
     icount: bool
+    kernel: str
 
 
 _Verb = Callable[..., object]
@@ -36,6 +38,13 @@ def _machine(verb: _Verb) -> _Verb:
     for option in (
         click.option("--icount", is_flag=True, help="One CPU whose time counts instructions."),
         click.option("--memory", "memory_mib", type=size, metavar="MIB", help="Memory."),
+        click.option(
+            "--kernel",
+            type=click.Choice(list(KERNELS)),
+            default=DEFAULT_KERNEL,
+            show_default=True,
+            help="Which Linux.",
+        ),
         click.option("--cpus", type=click.IntRange(1, 64), help="Number of CPUs."),
     ):
         verb = option(verb)
@@ -46,7 +55,7 @@ def _options(args: _MachineArgs) -> Options | None:
     """Return the options that were given, None where all are defaults."""
     default = Options()
     options = replace(
-        default,
+        options_for(args["kernel"]),
         cpus=args["cpus"] or default.cpus,
         memory_mib=args["memory_mib"] or default.memory_mib,
         icount=args["icount"],

@@ -26,11 +26,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="run kernel tests on this machine's kernel, not in the lab",
     )
     group.addoption(
+        "--kernel",
+        metavar="KERNEL",
+        help="the kernel that kernel tests run on in the lab: 6.12 (default) or 6.1",
+    )
+    group.addoption(
         "--fail-on-skip",
         action="store_true",
         help="a skipped test is a failed one (for CI)",
     )
     parser.addini("lunabridge_native", "as --native", type="bool", default=False)
+    parser.addini("lunabridge_kernel", "as --kernel", default="")
     parser.addini("lunabridge_fail_on_skip", "as --fail-on-skip", type="bool", default=False)
     parser.addini(
         "lunabridge_timeout_s",
@@ -81,5 +87,7 @@ def fail_on_skip(config: pytest.Config, report: pytest.TestReport) -> pytest.Tes
 
 
 def _runs_here(config: pytest.Config) -> bool:
+    if config.getoption("--native") and config.getoption("--kernel"):
+        raise pytest.UsageError("--kernel chooses the lab's kernel, --native uses no lab")
     native = config.getoption("--native") or config.getini("lunabridge_native")
     return bool(native or os.environ.get(IN_LAB))

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from bridge import module
-from bridge.errors import BridgeError, GuestCrashed, LabTimeout
-from bridge.lab import Lab
+from bridge.errors import BridgeError, GuestCrashed, LabTimeout, UsageError
+from bridge.lab import Lab, Options
+from bridge.lab.kernels import DEFAULT_KERNEL, options_for
 from bridge.testing.plugin import fail_on_skip
 
 Event = dict[str, Any]
@@ -26,12 +27,12 @@ Event = dict[str, Any]
 class GuestRun:
     """A pytest running in a lab of its own over ``nodeids``, in that order."""
 
-    def __init__(self, nodeids: list[str], timeout_s: float) -> None:
+    def __init__(self, options: Options, nodeids: list[str], timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self._lines: deque[bytes] = deque()
         self._rest = b""
         with ExitStack() as stack:
-            self.lab = stack.enter_context(Lab.boot())
+            self.lab = stack.enter_context(Lab.boot(options))
             module.install(self.lab)
             self._session = stack.enter_context(
                 self.lab.popen(["python3", "-m", "bridge.testing.guest"])
@@ -75,12 +76,19 @@ class Remote:
 
     def __init__(self, config: pytest.Config) -> None:
         self._timeout_s = float(config.getini("lunabridge_timeout_s"))
+        self._kernel: str = (
+            config.getoption("--kernel") or config.getini("lunabridge_kernel") or DEFAULT_KERNEL
+        )
+        try:
+            self._options = options_for(self._kernel)
+        except UsageError as error:
+            raise pytest.UsageError(f"--kernel: {error}") from None
         self._run: GuestRun | None = None
         self._waiting: list[str] = []
 
     def pytest_report_header(self) -> str:
         """Say where kernel tests will run."""
-        return "lunabridge: kernel tests run in the lab"
+        return f"lunabridge: kernel tests run in the lab, kernel {self._kernel}"
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Note which tests the guest is to run."""
@@ -120,7 +128,7 @@ class Remote:
 
     def _running(self) -> GuestRun:
         if self._run is None:
-            self._run = GuestRun(list(self._waiting), self._timeout_s)
+            self._run = GuestRun(self._options, list(self._waiting), self._timeout_s)
         return self._run
 
     def _drop_run(self) -> None:

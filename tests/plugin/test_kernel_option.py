@@ -1,0 +1,53 @@
+"""Which kernel a run is on is chosen by option or ini, and the run says it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import bridge
+from bridge.lab.kernels import KERNELS
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
+    # The inner pytest starts elsewhere, and is to load this tree's plugin.
+    monkeypatch.setenv("PYTHONPATH", str(Path(bridge.__file__).parents[1]))
+    monkeypatch.delenv("LUNABRIDGE_IN_LAB", raising=False)
+    pytester.makepyfile("def test_on_the_host(): pass")
+
+    def run(*arguments: str) -> pytest.RunResult:
+        return pytester.runpytest_subprocess("-p", "no:cacheprovider", *arguments)
+
+    return run
+
+
+def _header(kernel: str) -> str:
+    return f"lunabridge: kernel tests run in the lab, kernel {kernel}"
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_header_names_the_chosen_kernel(run, kernel):
+    run("--kernel", kernel).stdout.fnmatch_lines([_header(kernel)])
+
+
+def test_the_default_is_the_newest(run):
+    run().stdout.fnmatch_lines([_header("6.12")])
+
+
+def test_the_option_wins_over_the_ini_file(run, pytester):
+    pytester.makeini("[pytest]\nlunabridge_kernel = 6.1\n")
+    run().stdout.fnmatch_lines([_header("6.1")])
+    run("--kernel", "6.12").stdout.fnmatch_lines([_header("6.12")])
+
+
+def test_an_unknown_kernel_is_refused_with_what_there_is(run):
+    result = run("--kernel", "2.4")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*no lab with the kernel '2.4'*", "*6.12, 6.1*"])
+
+
+def test_a_kernel_of_the_lab_and_no_lab_exclude_each_other(run):
+    result = run("--kernel", "6.1", "--native")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
