@@ -12,6 +12,7 @@
 #include "library.h"
 #include "lunatik.h"
 #include "memory.h"
+#include "object.h"
 #include "runtime.h"
 #include "script.h"
 
@@ -152,6 +153,7 @@ static const luaL_Reg builtin[] = {
 	{ "lunatik", lunatik_open_lunatik },
 	{ "netfilter", lunatik_open_netfilter },
 	{ "linux", lunatik_open_linux },
+	{ "data", lunatik_open_data },
 	{ NULL, NULL }
 };
 
@@ -389,5 +391,6 @@ void lunatik_library_open(lua_State *L)
 	luaL_requiref(L, LUA_MATHLIBNAME, lunatik_open_math, 1);
 	luaL_requiref(L, "lunatik", lunatik_open_lunatik, 1);
 	lunatik_skb_open(L);
+	lunatik_objects_open(L);
 	lua_settop(L, 1);
 }

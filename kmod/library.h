@@ -26,6 +26,7 @@ void lunatik_constants(lua_State *L, const char *field,
 int lunatik_open_lunatik(lua_State *L);
 int lunatik_open_netfilter(lua_State *L);
 int lunatik_open_linux(lua_State *L);
+int lunatik_open_data(lua_State *L);
 int lunatik_open_math(lua_State *L);
 void lunatik_skb_open(lua_State *L);
 void lunatik_skb_new(lua_State *L);

@@ -11,6 +11,7 @@
 
 #include "control.h"
 #include "hook.h"
+#include "object.h"
 #include "runtime.h"
 #include "watchdog.h"
 
@@ -25,9 +26,12 @@ static int __init lunatik_init(void)
 	int errno;
 
 	lunatik_watchdog_init();
-	errno = lunatik_runtime_init();
+	errno = lunatik_object_init();
 	if (errno)
 		return errno;
+	errno = lunatik_runtime_init();
+	if (errno)
+		goto exit_object;
 	errno = lunatik_hook_init();
 	if (errno)
 		goto exit_runtime;
@@ -40,6 +44,8 @@ exit_hook:
 	lunatik_hook_exit();
 exit_runtime:
 	lunatik_runtime_exit();
+exit_object:
+	lunatik_object_exit();
 	return errno;
 }
 
@@ -49,6 +55,7 @@ static void __exit lunatik_exit(void)
 	lunatik_control_exit();
 	lunatik_hook_exit();
 	lunatik_runtime_exit();
+	lunatik_object_exit();
 	lunatik_watchdog_exit();
 }
 

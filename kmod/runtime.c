@@ -12,6 +12,7 @@
 #include "hook.h"
 #include "library.h"
 #include "memory.h"
+#include "object.h"
 #include "runtime.h"
 #include "script.h"
 #include "trace.h"
@@ -427,6 +428,7 @@ static struct lunatik_runtime *runtime_alloc(const struct lunatik_spec *spec,
 	mutex_init(&rt->life);
 	spin_lock_init(&rt->spinlock);
 	INIT_LIST_HEAD(&rt->hooks);
+	INIT_LIST_HEAD(&rt->handles);
 	INIT_LIST_HEAD(&rt->libraries);
 	strscpy(rt->name, spec->name, sizeof(rt->name));
 	rt->sleep = spec->sleep;
@@ -481,6 +483,7 @@ static void runtime_close(struct lunatik_runtime *rt,
 		rt->L = NULL;
 		rt->body = NULL;
 	}
+	lunatik_handles_sweep(&rt->handles);
 	lunatik_library_close(rt);
 	trace_runtime_stop(rt->id, reason, rt->memory);
 	WARN_ON_ONCE(rt->memory);

@@ -79,6 +79,7 @@ void lunatik_error_free(struct lunatik_error *error);
  * @netns: its inode number
  * @hooks: struct lunatik_hook; changed while creating and when stopped only
  * @hook_count: length of @hooks
+ * @handles: references to shared objects
  * @libraries: references to modules whose libraries are open
  * @calls: callbacks run
  * @errors: callbacks that failed
@@ -112,6 +113,7 @@ struct lunatik_runtime {
 	u32 netns;
 	struct list_head hooks;
 	u32 hook_count;
+	struct list_head handles;
 	struct list_head libraries;
 	u64 calls;
 	u64 errors;
