@@ -59,8 +59,10 @@ static int control_fail(struct sk_buff *request, struct genl_info *info,
 	struct netlink_ext_ack ack = {};
 	int errno = error->errno;
 
-	if (!error->text)
+	if (!error->text) {
+		NL_SET_ERR_MSG(info->extack, "not enough memory to say what failed");
 		return errno;
+	}
 	ack._msg = error->text;
 	netlink_ack(request, nlmsg_hdr(request), errno, &ack);
 	lunatik_error_free(error);

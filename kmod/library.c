@@ -357,6 +357,19 @@ static void library_open_string(lua_State *L)
 	lua_pop(L, 1);
 }
 
+/*
+ * Lua makes the metatable of large buffers when it first needs one. Were memory to run
+ * out in the middle of that, half of it would stay, and no buffer be freed any more.
+ */
+static void library_open_buffers(lua_State *L)
+{
+	luaL_Buffer b;
+
+	luaL_buffinitsize(L, &b, 2 * LUAL_BUFFERSIZE);
+	luaL_pushresultsize(&b, 0);
+	lua_pop(L, 1);
+}
+
 static const luaL_Reg globals[] = {
 	{ "load", library_load },
 	{ "print", library_print },
@@ -383,6 +396,7 @@ static void library_open_base(lua_State *L)
  */
 void lunatik_library_open(lua_State *L)
 {
+	library_open_buffers(L);
 	library_open_base(L);
 	library_open_string(L);
 	luaL_requiref(L, LUA_COLIBNAME, luaopen_coroutine, 1);

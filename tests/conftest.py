@@ -27,6 +27,18 @@ def lunatik() -> Iterator[Lunatik]:
         yield loaded
 
 
+@pytest.fixture(scope="session")
+def long_run(request: pytest.FixtureRequest) -> bool:
+    """Whether counts are to be full, see --long."""
+    return bool(request.config.getoption("--long"))
+
+
+@pytest.fixture
+def tally(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Note in the test's report how much was done; pytest -rP shows it."""
+    return lambda text: request.node.add_report_section("call", "tally", text)
+
+
 @pytest.fixture(scope="module")
 def router() -> Iterator[Topology]:
     """Client - router - server, shared by the tests of a file."""

@@ -1,5 +1,7 @@
 """pytest inside the lab: run the tests named on standard input, report as JSON lines.
 
+Standard input also has the options that tests look at.
+
 Standard output carries the events alone; whatever pytest and the tests print goes
 to standard error.
 """
@@ -53,10 +55,12 @@ class Reporter:
 
 def main() -> int:
     """Run the tests; return pytest's exit status."""
-    nodeids = json.load(sys.stdin)["nodeids"]
+    wanted = json.load(sys.stdin)
     reporter = Reporter(os.dup(1))
     os.dup2(2, 1)
-    return int(pytest.main([*ARGUMENTS, *nodeids], plugins=[reporter]))
+    return int(
+        pytest.main([*ARGUMENTS, *wanted["options"], *wanted["nodeids"]], plugins=[reporter])
+    )
 
 
 if __name__ == "__main__":

@@ -31,6 +31,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="the kernel that kernel tests run on in the lab: 6.12 (default) or 6.1",
     )
     group.addoption(
+        "--long",
+        action="store_true",
+        help="run fuzzing, stress and out-of-memory tests to the full count",
+    )
+    group.addoption(
         "--fail-on-skip",
         action="store_true",
         help="a skipped test is a failed one (for CI)",

@@ -25,9 +25,9 @@ Event = dict[str, Any]
 
 
 class GuestRun:
-    """A pytest running in a lab of its own over ``nodeids``, in that order."""
+    """A pytest running in a lab of its own over ``tests``: node ids, and options."""
 
-    def __init__(self, options: Options, nodeids: list[str], timeout_s: float) -> None:
+    def __init__(self, options: Options, tests: dict[str, list[str]], timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self._lines: deque[bytes] = deque()
         self._rest = b""
@@ -38,7 +38,7 @@ class GuestRun:
                 self.lab.popen(["python3", "-m", "bridge.testing.guest"])
             )
             self._session.on_stdout = self._receive
-            self._session.write(json.dumps({"nodeids": nodeids}).encode())
+            self._session.write(json.dumps(tests).encode())
             self._session.close_stdin()
             self._stack = stack.pop_all()
 
@@ -83,6 +83,7 @@ class Remote:
             self._options = options_for(self._kernel)
         except UsageError as error:
             raise pytest.UsageError(f"--kernel: {error}") from None
+        self._test_options = ["--long"] if config.getoption("--long") else []
         self._run: GuestRun | None = None
         self._waiting: list[str] = []
 
@@ -128,7 +129,8 @@ class Remote:
 
     def _running(self) -> GuestRun:
         if self._run is None:
-            self._run = GuestRun(self._options, list(self._waiting), self._timeout_s)
+            tests = {"nodeids": list(self._waiting), "options": self._test_options}
+            self._run = GuestRun(self._options, tests, self._timeout_s)
         return self._run
 
     def _drop_run(self) -> None:

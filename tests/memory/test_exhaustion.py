@@ -1,0 +1,201 @@
+"""Allocation 1, 2, 3, ... fails, until what was asked for succeeds without it.
+
+Each ends in success or in an error that says what it is, and nothing stays allocated.
+The allocation fails alone, so that Lua's second attempt after a collection succeeds;
+with the next one, so that Lua raises; and with all that follow. Without --long only
+every STRIDE-th is tried.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import socket
+import subprocess
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from bridge.errors import LuaError, ModuleError
+from bridge.lunatik import GUEST_MODULE, Lunatik
+
+pytestmark = pytest.mark.kernel
+
+PARAMETERS = Path("/sys/module/lunatik/parameters")
+LENGTHS = (1, 2, 2**31)
+STRIDE = 29
+# More than any of these allocates: that nothing is reached any more must come first.
+MANY = 20_000
+OUT_OF_MEMORY = r"not enough memory|errno 12|Cannot allocate memory|error in error handling"
+
+NESTED = """
+local lunatik = require "lunatik"
+local kept
+while true do
+  coroutine.yield()
+  local child <close> = lunatik.runtime("echo")
+  child:resume("x", 1, true, nil)
+  kept = lunatik.runtime("accept", false)
+  kept = nil
+  collectgarbage()
+end
+"""
+CALLBACK = """
+local nf = require "netfilter"
+local kept = {}
+nf.register{
+  pf = nf.family.IPV4, hooknum = nf.inet_hooks.LOCAL_OUT, priority = 0, onerror = "accept",
+  hook = function(skb)
+    if skb:u8(9) ~= 17 then return nf.action.ACCEPT end
+    local text = skb:string(28)
+    kept[#kept + 1] = { text, text .. #kept, function() return skb end }
+    coroutine.wrap(function() return text:gsub("x", "yz") end)()
+    if not pcall(error, {}) then kept = #kept < 3 and kept or {} end
+    return nf.action.ACCEPT, #kept
+  end,
+}
+"""
+
+
+def _life(script: str, sleep: bool) -> Callable[[Lunatik], None]:
+    def live(lunatik: Lunatik) -> None:
+        with lunatik.runtime(script, sleep=sleep) as runtime:
+            runtime.info()
+
+    return live
+
+
+def _echo(sleep: bool) -> Callable[[Lunatik], None]:
+    def echo(lunatik: Lunatik) -> None:
+        with lunatik.runtime("echo", sleep=sleep) as runtime:
+            sent = ("x" * 100, 1, True, None, b"\0" * 3000)
+            assert runtime.resume(*sent) == (b"x" * 100, 1, True, None, b"\0" * 3000)
+            with pytest.raises(LuaError, match=f"as asked|{OUT_OF_MEMORY}"):
+                runtime.resume("fail")
+
+    return echo
+
+
+def _nested(lunatik: Lunatik) -> None:
+    with lunatik.runtime("nested", source=NESTED) as runtime:
+        runtime.resume()
+
+
+def _callback(lunatik: Lunatik) -> None:
+    with (
+        lunatik.runtime("callback", source=CALLBACK, sleep=False) as runtime,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
+    ):
+        receiver.bind(("127.0.0.1", 0))
+        receiver.settimeout(5)
+        for _ in range(8):
+            sender.sendto(b"x" * 200, receiver.getsockname())
+            assert receiver.recv(300) == b"x" * 200
+        info = runtime.info()
+        assert info.calls == 8
+        if info.errors:
+            raise LuaError(info.last_error or "no message")
+
+
+def _requests(lunatik: Lunatik) -> None:
+    lunatik.info()
+    lunatik.runtimes()
+    with pytest.raises(ModuleError) as caught:
+        lunatik.stop(2**31 - 1)
+    assert caught.value.errno == errno.ESRCH
+
+
+def _failing_body(lunatik: Lunatik) -> None:
+    with pytest.raises(LuaError, match=f"x{{3000}}|{OUT_OF_MEMORY}"):
+        lunatik.runtime("long", source="error(('x'):rep(3000))")
+
+
+OPERATIONS = {
+    "create, file, sleepable": _life("echo", True),
+    "create, hooks and libraries": _life("dns_block", False),
+    "resume, sleepable": _echo(True),
+    "resume, atomic": _echo(False),
+    "runtimes of a runtime": _nested,
+    "callback": _callback,
+    "info, list and stop": _requests,
+    "failing body": _failing_body,
+}
+
+
+@pytest.fixture(autouse=True)
+def _loopback():
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+
+
+@pytest.mark.parametrize("length", LENGTHS, ids=["one", "two", "all"])
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_allocation_that_fails_ends_cleanly(
+    lunatik, failure, blocks, *, long_run, name, length, tally
+):
+    operation = OPERATIONS[name]
+    operation(lunatik)
+    for number in range(1, MANY, 1 if long_run else STRIDE):
+        blocks.reset()
+        with failure.of(number, length):
+            try:
+                operation(lunatik)
+            except LuaError as error:
+                failed = error.message
+            else:
+                failed = None
+        for runtime in lunatik.runtimes():
+            lunatik.stop(runtime.id)
+        assert (number, blocks.left()) == (number, [])
+        assert (number, lunatik.info().runtimes) == (number, 0)
+        assert int(Path("/sys/module/lunatik/refcnt").read_text()) == 0
+        assert failed is None or re.search(OUT_OF_MEMORY, failed), (number, failed)
+        if not failure.reached:
+            break
+    assert failed is None
+    assert not failure.reached, f"more than {MANY} allocations"
+    tally(f"{number - 1} allocations failed in turn")
+
+
+@pytest.mark.parametrize("number", range(1, 6))
+def test_loading_without_memory_fails_or_succeeds(number):
+    with ExitStack() as stack:
+        try:
+            lunatik = stack.enter_context(Lunatik.load(fail_allocation=number, fail_length=100))
+        except ModuleError as error:
+            assert "Cannot allocate memory" in str(error)  # noqa: PT017 - or it is loaded
+            assert number < 4
+        else:
+            (PARAMETERS / "fail_allocation").write_text("0")
+            assert lunatik.info().runtimes == 0
+    assert not Path("/sys/module/lunatik").exists()
+
+
+def test_a_failure_shows_when_it_was_reached(lunatik, failure):
+    with failure.of(1000, 1):
+        lunatik.info()
+        assert 990 < int((PARAMETERS / "fail_allocation").read_text()) < 1000
+    assert not failure.reached
+    with failure.of(1, 1), pytest.raises(LuaError, match=OUT_OF_MEMORY):
+        lunatik.runtime("echo")
+    assert failure.reached
+    with lunatik.runtime("echo") as runtime:
+        assert runtime.resume("well") == b"well"
+
+
+def test_a_block_left_behind_is_noticed(lunatik, blocks):
+    subprocess.run(["insmod", GUEST_MODULE.with_name("lunatik_sabotage.ko")], check=True)
+    try:
+        with lunatik.runtime("leak", source="require('sabotage').leak()"):
+            blocks.reset()
+            assert blocks.left() == []
+        with lunatik.runtime("leak", source="require('sabotage').leak()"):
+            pass
+        (left,) = blocks.left()
+        assert re.fullmatch(
+            r"\d+ bytes allocated by sabotage_leak\+0x.*lunatik_sabotage.*", left
+        )
+    finally:
+        subprocess.run(["rmmod", "lunatik_sabotage"], check=True)
