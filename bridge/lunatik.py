@@ -58,11 +58,15 @@ class RuntimeInfo:
     """One runtime as the kernel describes it; memory in bytes, budget in instructions.
 
     ``netns`` is the inode number of its network namespace, 0 once that is gone.
+    ``percpu`` says whether it has a Lua state per CPU, each with that memory limit;
+    ``generation`` counts the scripts it has run.
     """
 
     id: int
     name: str
     sleep: bool
+    percpu: bool
+    generation: int
     netns: int
     state: State
     memory_bytes: int
@@ -82,6 +86,8 @@ class RuntimeInfo:
             id=get("ID"),
             name=get("NAME"),
             sleep=bool(get("SLEEP")),
+            percpu=bool(get("PERCPU")),
+            generation=get("GENERATION"),
             netns=get("NETNS_INO"),
             state=State(get("STATE")),
             memory_bytes=get("MEMORY"),
@@ -113,6 +119,18 @@ class Runtime:
         reply = self._lunatik.request(Command.RESUME, attrs)[0]
         results = unpack_values(reply)
         return results[0] if len(results) == 1 else results or None
+
+    def replace(self, script: str | Path, *, source: str | bytes | None = None) -> None:
+        """Let another script take over, with no packet unfiltered in between.
+
+        ``script`` and ``source`` are those of Lunatik.runtime(). What the old script's
+        global function handover() returns is passed to the new one's takeover().
+        Raises LuaError when the new script is missing or fails, or when a value cannot
+        be handed over; the old script then stays in charge.
+        """
+        name, attrs = _script_attrs(script, source)
+        self._lunatik.request(Command.REPLACE, [("LUNATIK_A_ID", self.id), *attrs])
+        self.name = name
 
     def info(self) -> RuntimeInfo:
         """Return what the kernel says of the runtime; raises ModuleError once stopped."""
@@ -205,6 +223,7 @@ class Lunatik:
         script: str | Path,
         *,
         sleep: bool = True,
+        percpu: bool = False,
         netns: str | None = None,
         source: str | bytes | None = None,
     ) -> Runtime:
@@ -213,14 +232,12 @@ class Lunatik:
         ``script`` names a file below the Lua root ("foo.bar" or "foo/bar"); as a Path
         it is any file, whose text is sent; with ``source`` it only names that text.
         ``netns`` is the name of a network namespace or a path, the caller's by
-        default. Raises LuaError when the script is missing or fails, UsageError,
+        default. With ``percpu`` the script runs in a Lua state per CPU, each of which
+        sees the packets of its CPU; not with ``sleep``. Raises LuaError when the script is missing or fails, UsageError,
         ModuleError.
         """
-        if isinstance(script, Path):
-            source, script = _read(script), script.stem
-        attrs: list[Any] = [("LUNATIK_A_NAME", script), ("LUNATIK_A_SLEEP", int(sleep))]
-        if source is not None:
-            attrs.append(("LUNATIK_A_SOURCE", _checked_source(source)))
+        _, attrs = _script_attrs(script, source)
+        attrs += [("LUNATIK_A_SLEEP", int(sleep)), ("LUNATIK_A_PERCPU", int(percpu))]
         with _open_netns(netns) as fd:
             if fd is not None:
                 attrs.append(("LUNATIK_A_NETNS_FD", fd))
@@ -300,6 +317,18 @@ def _is_stale(path: Path) -> bool:
         ["modinfo", "-F", "srcversion", str(path)], capture_output=True, text=True, check=False
     )
     return wanted.stdout.strip() != (LOADED / "srcversion").read_text().strip()
+
+
+def _script_attrs(
+    script: str | Path, source: str | bytes | None
+) -> tuple[str, list[tuple[str, Any]]]:
+    """Return the name of a script, and the attributes that name it and carry its text."""
+    if isinstance(script, Path):
+        source, script = _read(script), script.stem
+    attrs: list[tuple[str, Any]] = [("LUNATIK_A_NAME", script)]
+    if source is not None:
+        attrs.append(("LUNATIK_A_SOURCE", _checked_source(source)))
+    return script, attrs
 
 
 def _read(path: Path) -> bytes:

@@ -23,6 +23,7 @@ class Command(IntEnum):
     RUNTIME_GET = 3
     RESUME = 4
     STOP = 5
+    REPLACE = 6
 
 
 class State(IntEnum):
@@ -63,6 +64,8 @@ class LunatikMessage(genlmsg):  # type: ignore[misc]
         ("LUNATIK_A_LUA_ROOT", "asciiz"),
         ("LUNATIK_A_RUNTIMES", "uint32"),
         ("LUNATIK_A_PAD", "none"),
+        ("LUNATIK_A_PERCPU", "uint8"),
+        ("LUNATIK_A_GENERATION", "uint32"),
     )
 
     class lua_values(nla):  # type: ignore[misc]  # noqa: N801 - pyroute2 looks nests up by name

@@ -38,6 +38,13 @@ static const struct nla_policy create_policy[] = {
 	[LUNATIK_A_SOURCE] = { .type = NLA_BINARY, .len = SOURCE_MAX },
 	[LUNATIK_A_SLEEP] = NLA_POLICY_MAX(NLA_U8, 1),
 	[LUNATIK_A_NETNS_FD] = { .type = NLA_U32 },
+	[LUNATIK_A_PERCPU] = NLA_POLICY_MAX(NLA_U8, 1),
+};
+
+static const struct nla_policy replace_policy[] = {
+	[LUNATIK_A_ID] = NLA_POLICY_MIN(NLA_U32, 1),
+	[LUNATIK_A_NAME] = { .type = NLA_NUL_STRING, .len = LUNATIK_NAME_MAX - 1 },
+	[LUNATIK_A_SOURCE] = { .type = NLA_BINARY, .len = SOURCE_MAX },
 };
 
 static const struct nla_policy id_policy[] = {
@@ -126,23 +133,28 @@ static int control_info(struct sk_buff *skb, struct genl_info *info)
 
 /* RUNTIME_GET */
 
-static int put_runtime(struct sk_buff *msg, const struct lunatik_runtime *rt)
+static int put_runtime(struct sk_buff *msg, struct lunatik_runtime *rt)
 {
+	struct lunatik_sum sum;
+
+	lunatik_runtime_sum(rt, &sum);
 	if (nla_put_u32(msg, LUNATIK_A_ID, rt->id) ||
 	    nla_put_string(msg, LUNATIK_A_NAME, rt->name) ||
 	    nla_put_u8(msg, LUNATIK_A_SLEEP, rt->sleep) ||
 	    nla_put_u32(msg, LUNATIK_A_NETNS_INO, READ_ONCE(rt->netns)) ||
-	    nla_put_u32(msg, LUNATIK_A_STATE, READ_ONCE(rt->state)) ||
-	    nla_put_u64_64bit(msg, LUNATIK_A_MEMORY, READ_ONCE(rt->memory),
+	    nla_put_u8(msg, LUNATIK_A_PERCPU, rt->percpu) ||
+	    nla_put_u32(msg, LUNATIK_A_GENERATION, READ_ONCE(rt->generation)) ||
+	    nla_put_u32(msg, LUNATIK_A_STATE, sum.state) ||
+	    nla_put_u64_64bit(msg, LUNATIK_A_MEMORY, sum.memory,
 			      LUNATIK_A_PAD) ||
-	    nla_put_u64_64bit(msg, LUNATIK_A_MEMORY_LIMIT, rt->memory_limit,
+	    nla_put_u64_64bit(msg, LUNATIK_A_MEMORY_LIMIT, sum.memory_limit,
 			      LUNATIK_A_PAD) ||
-	    nla_put_u64_64bit(msg, LUNATIK_A_BUDGET, rt->budget,
+	    nla_put_u64_64bit(msg, LUNATIK_A_BUDGET, sum.budget,
 			      LUNATIK_A_PAD) ||
-	    nla_put_u32(msg, LUNATIK_A_HOOKS, READ_ONCE(rt->hook_count)) ||
-	    nla_put_u64_64bit(msg, LUNATIK_A_CALLS, READ_ONCE(rt->calls),
+	    nla_put_u32(msg, LUNATIK_A_HOOKS, READ_ONCE(rt->slot_count)) ||
+	    nla_put_u64_64bit(msg, LUNATIK_A_CALLS, sum.calls,
 			      LUNATIK_A_PAD) ||
-	    nla_put_u64_64bit(msg, LUNATIK_A_ERRORS, READ_ONCE(rt->errors),
+	    nla_put_u64_64bit(msg, LUNATIK_A_ERRORS, sum.errors,
 			      LUNATIK_A_PAD))
 		return -EMSGSIZE;
 	if (rt->last_error[0] &&
@@ -235,10 +247,25 @@ static struct net *control_net(struct genl_info *info)
 	return net;
 }
 
-static int control_create(struct sk_buff *skb, struct genl_info *info)
+/* The name and source of a script; the name is required. */
+static void control_script(struct genl_info *info, struct lunatik_spec *spec)
 {
 	struct nlattr *source = info->attrs[LUNATIK_A_SOURCE];
-	struct nlattr *sleep = info->attrs[LUNATIK_A_SLEEP];
+
+	spec->name = nla_data(info->attrs[LUNATIK_A_NAME]);
+	if (source) {
+		spec->source = nla_data(source);
+		spec->source_len = nla_len(source);
+	}
+}
+
+static bool control_flag(struct genl_info *info, int attr, bool otherwise)
+{
+	return info->attrs[attr] ? nla_get_u8(info->attrs[attr]) : otherwise;
+}
+
+static int control_create(struct sk_buff *skb, struct genl_info *info)
+{
 	struct lunatik_error error = {};
 	struct lunatik_spec spec = {};
 	struct lunatik_runtime *rt;
@@ -251,11 +278,13 @@ static int control_create(struct sk_buff *skb, struct genl_info *info)
 		return errno;
 	if (GENL_REQ_ATTR_CHECK(info, LUNATIK_A_NAME))
 		return -EINVAL;
-	spec.name = nla_data(info->attrs[LUNATIK_A_NAME]);
-	spec.sleep = sleep ? nla_get_u8(sleep) : true;
-	if (source) {
-		spec.source = nla_data(source);
-		spec.source_len = nla_len(source);
+	control_script(info, &spec);
+	spec.sleep = control_flag(info, LUNATIK_A_SLEEP, true);
+	spec.percpu = control_flag(info, LUNATIK_A_PERCPU, false);
+	if (spec.sleep && spec.percpu) {
+		NL_SET_ERR_MSG(info->extack,
+			       "a sleepable runtime has one instance: percpu needs sleep=0");
+		return -EINVAL;
 	}
 	msg = reply_begin(info, LUNATIK_CMD_CREATE, GENLMSG_DEFAULT_SIZE, &header);
 	if (!msg)
@@ -385,7 +414,7 @@ static size_t values_size(const struct lunatik_values *values)
 	return size;
 }
 
-static int resume_reply(struct genl_info *info, const struct lunatik_runtime *rt,
+static int resume_reply(struct genl_info *info, struct lunatik_runtime *rt,
 			const struct lunatik_values *results)
 {
 	struct sk_buff *msg;
@@ -418,13 +447,48 @@ static int control_resume(struct sk_buff *skb, struct genl_info *info)
 		errno = PTR_ERR(args);
 		goto put;
 	}
-	errno = lunatik_runtime_resume(rt, false, args, &results, &error);
+	errno = lunatik_runtime_resume(rt, NULL, args, &results, &error);
 	kfree(args);
 	if (errno)
 		errno = control_fail(skb, info, &error);
 	else
 		errno = resume_reply(info, rt, results);
 	kfree(results);
+put:
+	lunatik_runtime_put(rt);
+	return errno;
+}
+
+/* REPLACE */
+
+static int control_replace(struct sk_buff *skb, struct genl_info *info)
+{
+	struct lunatik_error error = {};
+	struct lunatik_spec spec = {};
+	struct lunatik_runtime *rt;
+	struct sk_buff *msg;
+	void *header;
+	int errno;
+
+	errno = control_capable(skb, info->extack);
+	if (errno)
+		return errno;
+	if (GENL_REQ_ATTR_CHECK(info, LUNATIK_A_NAME))
+		return -EINVAL;
+	control_script(info, &spec);
+	rt = control_find(skb, info, &errno);
+	if (!rt)
+		return errno;
+	msg = reply_begin(info, LUNATIK_CMD_REPLACE, GENLMSG_DEFAULT_SIZE, &header);
+	errno = -ENOMEM;
+	if (!msg)
+		goto put;
+	if (lunatik_runtime_replace(rt, &spec, &error)) {
+		nlmsg_free(msg);
+		errno = control_fail(skb, info, &error);
+	} else {
+		errno = reply_end(msg, info, header, put_runtime(msg, rt));
+	}
 put:
 	lunatik_runtime_put(rt);
 	return errno;
@@ -472,6 +536,11 @@ static const struct genl_ops control_ops[] = {
 		.policy = resume_policy,
 		.maxattr = ARRAY_SIZE(resume_policy) - 1,
 	}, {
+		.cmd = LUNATIK_CMD_REPLACE,
+		.doit = control_replace,
+		.policy = replace_policy,
+		.maxattr = ARRAY_SIZE(replace_policy) - 1,
+	}, {
 		.cmd = LUNATIK_CMD_STOP,
 		.doit = control_stop,
 		.policy = id_policy,
@@ -487,7 +556,7 @@ static struct genl_family control_family __ro_after_init = {
 	.parallel_ops = true,
 	.ops = control_ops,
 	.n_ops = ARRAY_SIZE(control_ops),
-	.resv_start_op = LUNATIK_CMD_STOP + 1,
+	.resv_start_op = LUNATIK_CMD_MAX + 1,
 	.module = THIS_MODULE,
 };
 

@@ -13,8 +13,6 @@
 #include "trace.h"
 #include "watchdog.h"
 
-static atomic_t last_number = ATOMIC_INIT(0);
-
 /* ACCEPT, DROP, and QUEUE with a queue's number: what a script can honour. */
 static bool verdict_is_valid(lua_Integer verdict)
 {
@@ -58,7 +56,7 @@ static const char *hook_call(struct lunatik_hook *hook, struct sk_buff *skb,
 			     const struct nf_hook_state *state,
 			     unsigned int *verdict)
 {
-	lua_State *L = hook->runtime->L;
+	lua_State *L = hook->instance->L;
 
 	*hook->packet = (struct lunatik_packet){ skb, state };
 	lua_rawgeti(L, LUA_REGISTRYINDEX, hook->callback);
@@ -71,170 +69,163 @@ static const char *hook_call(struct lunatik_hook *hook, struct sk_buff *skb,
 	return hook_read_results(L, skb, verdict);
 }
 
-static unsigned int hook_enter(struct lunatik_hook *hook, struct sk_buff *skb,
+static unsigned int hook_enter(struct lunatik_hook *hook, u32 number,
+			       struct sk_buff *skb,
 			       const struct nf_hook_state *state)
 {
-	struct lunatik_runtime *rt = hook->runtime;
+	struct lunatik_instance *instance = hook->instance;
+	u32 id = instance->runtime->id;
 	unsigned int verdict = hook->on_error;
 	const char *failure;
 	u64 start = 0;
 
-	rt->limits.stack_floor = lunatik_stack_floor();
-	trace_hook_enter(rt->id, hook->number, state->pf, state->hook, skb->len,
+	instance->limits.stack_floor = lunatik_stack_floor();
+	trace_hook_enter(id, number, state->pf, state->hook, skb->len,
 			 preempt_count());
 	if (trace_hook_exit_enabled())
 		start = ktime_get_ns();
-	lunatik_watchdog_enter(rt);
+	lunatik_watchdog_enter(instance);
 	failure = hook_call(hook, skb, state, &verdict);
-	lunatik_watchdog_leave(rt);
-	rt->calls++;
+	lunatik_watchdog_leave(instance);
+	instance->calls++;
 	if (unlikely(failure)) {
-		rt->errors++;
-		lunatik_runtime_failed(rt, hook->number, failure);
+		instance->errors++;
+		lunatik_instance_failed(instance, number, failure);
 	}
-	lua_settop(rt->L, 0);
-	trace_hook_exit(rt->id, hook->number, verdict, failure != NULL,
+	lua_settop(instance->L, 0);
+	trace_hook_exit(id, number, verdict, failure != NULL,
 			start ? ktime_get_ns() - start : 0, preempt_count());
 	return verdict;
 }
 
 /*
- * One packet. Never inlined: tracers count its calls. A packet that Lua itself
- * causes to be sent, on this CPU, from this runtime, cannot enter it again; the
- * failure rule decides.
+ * The hook of a slot on this CPU with its instance locked, or NULL. Bottom halves
+ * are off. While we wait for the lock, another hook may take over the slot.
  */
-static noinline unsigned int lunatik_hook_run(struct lunatik_hook *hook,
+static struct lunatik_hook *slot_lock(struct lunatik_slot *slot,
+				      unsigned int *verdict)
+{
+	unsigned int i = slot->runtime->percpu ? smp_processor_id() : 0;
+	struct lunatik_hook *hook;
+
+	while ((hook = rcu_dereference(slot->hook[i].now))) {
+		struct lunatik_instance *instance = hook->instance;
+
+		/*
+		 * A packet that Lua itself causes to be sent, on this CPU, from this
+		 * instance, cannot enter it again; the failure rule decides.
+		 */
+		if (READ_ONCE(instance->owner_cpu) == smp_processor_id()) {
+			*verdict = hook->on_error;
+			return NULL;
+		}
+		spin_lock(&instance->spinlock);
+		__release(&instance->spinlock); /* sparse knows no conditional locks */
+		if (likely(rcu_access_pointer(slot->hook[i].now) == hook))
+			return hook;
+		__acquire(&instance->spinlock);
+		spin_unlock(&instance->spinlock);
+	}
+	return NULL;
+}
+
+/* One packet. Never inlined: tracers count its calls. */
+static noinline unsigned int lunatik_hook_run(struct lunatik_slot *slot,
 					      struct sk_buff *skb,
 					      const struct nf_hook_state *state)
 {
-	struct lunatik_runtime *rt = hook->runtime;
 	unsigned int verdict = NF_ACCEPT;
+	struct lunatik_instance *instance;
+	struct lunatik_hook *hook;
 
 	local_bh_disable();
-	if (READ_ONCE(rt->owner_cpu) == smp_processor_id()) {
-		verdict = hook->on_error;
-		goto enable;
+	hook = slot_lock(slot, &verdict);
+	if (likely(hook)) {
+		instance = hook->instance;
+		instance->owner_cpu = smp_processor_id();
+		verdict = hook_enter(hook, slot->number, skb, state);
+		instance->owner_cpu = -1;
+		__acquire(&instance->spinlock);
+		spin_unlock(&instance->spinlock);
 	}
-	spin_lock(&rt->spinlock);
-	if (likely(rt->state != LUNATIK_STATE_STOPPED)) {
-		rt->owner_cpu = smp_processor_id();
-		verdict = hook_enter(hook, skb, state);
-		rt->owner_cpu = -1;
-	}
-	spin_unlock(&rt->spinlock);
-enable:
 	local_bh_enable();
 	return verdict;
 }
 
-static unsigned int hook_nf(void *priv, struct sk_buff *skb,
-			    const struct nf_hook_state *state)
+/**
+ * lunatik_hook_nf() - the function that Netfilter calls
+ * @priv: slot
+ * @skb: packet
+ * @state: where it is
+ *
+ * Context: any that Netfilter calls hooks in, inside an RCU read-side section.
+ * Return: verdict.
+ */
+unsigned int lunatik_hook_nf(void *priv, struct sk_buff *skb,
+			     const struct nf_hook_state *state)
 {
-	struct lunatik_hook *hook = priv;
+	struct lunatik_slot *slot = priv;
 
-	if (hook->match_mark && skb->mark != hook->mark)
+	if (slot->place.match_mark && skb->mark != slot->place.mark)
 		return NF_ACCEPT;
-	return lunatik_hook_run(hook, skb, state);
+	return lunatik_hook_run(slot, skb, state);
 }
 
 /**
- * lunatik_hook_add() - give a runtime a hook that is not in force yet
- * @rt: runtime that is being set up
- * @template: its ops' pf, hooknum and priority, the mark and the failure rule
+ * lunatik_hook_add() - give an instance a hook that is not in force yet
+ * @instance: whose body first runs
+ * @template: its place and failure rule
  *
  * Context: process.
- * Return: the hook, owned by @rt, or NULL without memory.
+ * Return: the hook, owned by @instance, or NULL without memory.
  */
-struct lunatik_hook *lunatik_hook_add(struct lunatik_runtime *rt,
+struct lunatik_hook *lunatik_hook_add(struct lunatik_instance *instance,
 				      const struct lunatik_hook *template)
 {
-	struct lunatik_hook *hook;
+	struct lunatik_hook *hook =
+		lunatik_kmemdup(template, sizeof(*hook), GFP_KERNEL);
 
-	hook = lunatik_kmemdup(template, sizeof(*hook), GFP_KERNEL);
 	if (!hook)
 		return NULL;
-	hook->ops.hook = hook_nf;
-	hook->ops.priv = hook;
-	hook->runtime = rt;
-	hook->number = atomic_inc_return(&last_number);
-	list_add_tail(&hook->list, &rt->hooks);
-	rt->hook_count++;
+	hook->instance = instance;
+	list_add_tail(&hook->list, &instance->hooks);
+	instance->hook_count++;
 	return hook;
 }
 
 /**
- * lunatik_hooks_register() - put all hooks of a runtime in force
- * @rt: runtime whose body has run
- * @error: filled in on failure, after which none is in force
+ * lunatik_hook_unregister() - call a hook no more
+ * @hook: may be off already
  *
- * Context: process, may sleep.
- * Return: 0 or a negative errno.
+ * Context: any, in the hook's instance, so that its callback does not run on
+ * another CPU.
  */
-int lunatik_hooks_register(struct lunatik_runtime *rt,
-			   struct lunatik_error *error)
+void lunatik_hook_unregister(struct lunatik_hook *hook)
 {
-	struct lunatik_hook *hook;
-	int errno;
+	struct lunatik_instance *instance = hook->instance;
+	struct lunatik_slot *slot = hook->slot;
 
-	list_for_each_entry(hook, &rt->hooks, list) {
-		errno = lunatik_memory_fails() ? -ENOMEM :
-			nf_register_net_hook(rt->net, &hook->ops);
-		if (errno) {
-			lunatik_error_set(error, GFP_KERNEL, errno,
-					  "cannot register a hook (pf %u, hooknum %u, priority %d): errno %d",
-					  hook->ops.pf, hook->ops.hooknum,
-					  hook->ops.priority, -errno);
-			lunatik_hooks_unregister(rt);
-			return errno;
-		}
-		hook->registered = true;
-	}
-	return 0;
+	if (hook->off)
+		return;
+	hook->off = true;
+	instance->hook_count--;
+	if (!slot)
+		return;
+	if (rcu_access_pointer(slot->hook[hook->index].now) == hook)
+		RCU_INIT_POINTER(slot->hook[hook->index].now, NULL);
+	lunatik_runtime_prune(instance->runtime);
 }
 
 /**
- * lunatik_hooks_unregister() - take a runtime's hooks out of force and free them
- * @rt: runtime
- *
- * Returns when no callback runs any more.
- *
- * Context: process, may sleep.
+ * lunatik_hooks_free() - free the hooks of an instance
+ * @instance: none of its hooks is in a slot
  */
-void lunatik_hooks_unregister(struct lunatik_runtime *rt)
+void lunatik_hooks_free(struct lunatik_instance *instance)
 {
 	struct lunatik_hook *hook, *next;
-	bool any = false;
 
-	list_for_each_entry(hook, &rt->hooks, list) {
-		if (hook->registered)
-			nf_unregister_net_hook(rt->net, &hook->ops);
-		any |= hook->registered;
-	}
-	if (any)
-		synchronize_net();
-	list_for_each_entry_safe(hook, next, &rt->hooks, list) {
+	list_for_each_entry_safe(hook, next, &instance->hooks, list) {
 		list_del(&hook->list);
 		kfree(hook);
 	}
-	rt->hook_count = 0;
-}
-
-static void __net_exit hook_netns_exit(struct net *net)
-{
-	lunatik_runtime_stop_netns(net);
-}
-
-static struct pernet_operations hook_netns_ops = {
-	.exit = hook_netns_exit,
-};
-
-int lunatik_hook_init(void)
-{
-	return lunatik_memory_fails() ? -ENOMEM :
-		register_pernet_subsys(&hook_netns_ops);
-}
-
-void lunatik_hook_exit(void)
-{
-	unregister_pernet_subsys(&hook_netns_ops);
 }

@@ -76,7 +76,7 @@ static int runtime_resume(lua_State *L)
 
 	lunatik_check_stack(L);
 	call->args = lunatik_values_get(L, L, 2, nargs, GFP_KERNEL);
-	errno = lunatik_runtime_resume(rt, true, call->args, &call->results,
+	errno = lunatik_runtime_resume(rt, lunatik_instance_of(L), call->args, &call->results,
 				       &call->error);
 	kfree(call->args);
 	call->args = NULL;
@@ -167,7 +167,7 @@ static int lunatik_lua_runtime(lua_State *L)
 	struct lunatik_spec spec = {
 		.name = luaL_checkstring(L, 1),
 		.sleep = check_sleep(L),
-		.nested = true,
+		.outer = lunatik_instance_of(L),
 	};
 	struct lunatik_runtime **box;
 	struct call *call;

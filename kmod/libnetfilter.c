@@ -124,8 +124,8 @@ static void read_family(lua_State *L, struct lunatik_hook *hook)
 {
 	lua_Integer last;
 
-	hook->ops.pf = field_integer(L, "pf", 0, NFPROTO_NUMPROTO - 1);
-	switch (hook->ops.pf) {
+	hook->place.pf = field_integer(L, "pf", 0, NFPROTO_NUMPROTO - 1);
+	switch (hook->place.pf) {
 	case NFPROTO_INET:
 	case NFPROTO_IPV4:
 	case NFPROTO_IPV6:
@@ -139,10 +139,10 @@ static void read_family(lua_State *L, struct lunatik_hook *hook)
 		break;
 	default:
 		luaL_error(L, "netfilter.register: no hooks for the family %d: INET, IPV4, IPV6, ARP and BRIDGE have some",
-			   (int)hook->ops.pf);
+			   (int)hook->place.pf);
 		return;
 	}
-	hook->ops.hooknum = field_integer(L, "hooknum", 0, last);
+	hook->place.hooknum = field_integer(L, "hooknum", 0, last);
 }
 
 static void read_error_rule(lua_State *L, struct lunatik_hook *hook)
@@ -164,22 +164,22 @@ static void read_error_rule(lua_State *L, struct lunatik_hook *hook)
  */
 static int netfilter_register(lua_State *L)
 {
-	struct lunatik_runtime *rt = lunatik_runtime_of(L);
+	struct lunatik_instance *instance = lunatik_instance_of(L);
 	struct lunatik_hook hook = {};
 
 	luaL_checktype(L, 1, LUA_TTABLE);
 	lua_settop(L, 1);
-	if (rt->sleep)
+	if (instance->sleep)
 		return luaL_error(L, "netfilter.register: hooks run in atomic context, and this runtime is sleepable; create it with sleep=false");
-	if (rt->armed)
+	if (instance->armed)
 		return luaL_error(L, "netfilter.register: hooks are registered while the script's body first runs");
 	check_field_names(L);
 	read_family(L, &hook);
-	hook.ops.priority = field_integer(L, "priority", S32_MIN, S32_MAX);
-	hook.match_mark = lua_getfield(L, 1, "mark") != LUA_TNIL;
+	hook.place.priority = field_integer(L, "priority", S32_MIN, S32_MAX);
+	hook.place.match_mark = lua_getfield(L, 1, "mark") != LUA_TNIL;
 	lua_pop(L, 1);
-	if (hook.match_mark)
-		hook.mark = field_integer(L, "mark", 0, U32_MAX);
+	if (hook.place.match_mark)
+		hook.place.mark = field_integer(L, "mark", 0, U32_MAX);
 	read_error_rule(L, &hook);
 	if (lua_getfield(L, 1, "hook") != LUA_TFUNCTION)
 		return luaL_error(L, "netfilter.register: the field 'hook' is a %s, not a function",
@@ -188,7 +188,7 @@ static int netfilter_register(lua_State *L)
 	lunatik_skb_new(L);
 	hook.packet = lua_touserdata(L, -1);
 	hook.packet_ref = luaL_ref(L, LUA_REGISTRYINDEX);
-	if (!lunatik_hook_add(rt, &hook))
+	if (!lunatik_hook_add(instance, &hook))
 		return luaL_error(L, "not enough memory");
 	return 0;
 }

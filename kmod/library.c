@@ -94,21 +94,21 @@ static const struct lunatik_library *library_use(lua_State *L, const char *name)
 		return NULL;
 	}
 	use->owner = found->owner;
-	list_add(&use->list, &lunatik_runtime_of(L)->libraries);
+	list_add(&use->list, &lunatik_instance_of(L)->libraries);
 	return found;
 }
 
 /**
  * lunatik_library_close() - drop the references to other modules' libraries
- * @rt: runtime whose state is closed
+ * @instance: whose state is closed
  *
  * Context: process.
  */
-void lunatik_library_close(struct lunatik_runtime *rt)
+void lunatik_library_close(struct lunatik_instance *instance)
 {
 	struct library_use *use, *next;
 
-	list_for_each_entry_safe(use, next, &rt->libraries, list) {
+	list_for_each_entry_safe(use, next, &instance->libraries, list) {
 		list_del(&use->list);
 		module_put(use->owner);
 		kfree(use);
@@ -212,7 +212,7 @@ static int library_require(lua_State *L)
 	luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
 	if (lua_getfield(L, 2, name) != LUA_TNIL)
 		return 1;
-	if (!lunatik_runtime_is_setup(lunatik_runtime_of(L)))
+	if (!lunatik_is_setup(L))
 		return luaL_error(L, "require '%s': a non-sleepable runtime loads its libraries while its script's body first runs",
 				  name);
 	if (!require_builtin(L, name) && !require_module(L, name)) {

@@ -8,6 +8,7 @@
 #include "lua.h"
 #include "lauxlib.h"
 
+struct lunatik_instance;
 struct lunatik_runtime;
 
 /**
@@ -45,6 +46,6 @@ enum lunatik_log_level {
 void lunatik_log(const struct lunatik_runtime *rt, int level, const char *text);
 
 void lunatik_library_open(lua_State *L);
-void lunatik_library_close(struct lunatik_runtime *rt);
+void lunatik_library_close(struct lunatik_instance *instance);
 
 #endif /* _LUNATIK_LIBRARY_H */

@@ -32,16 +32,16 @@ static int __init lunatik_init(void)
 	errno = lunatik_runtime_init();
 	if (errno)
 		goto exit_object;
-	errno = lunatik_hook_init();
+	errno = lunatik_slot_init();
 	if (errno)
 		goto exit_runtime;
 	errno = lunatik_control_init();
 	if (errno)
-		goto exit_hook;
+		goto exit_slot;
 	return 0;
 
-exit_hook:
-	lunatik_hook_exit();
+exit_slot:
+	lunatik_slot_exit();
 exit_runtime:
 	lunatik_runtime_exit();
 exit_object:
@@ -53,7 +53,7 @@ exit_object:
 static void __exit lunatik_exit(void)
 {
 	lunatik_control_exit();
-	lunatik_hook_exit();
+	lunatik_slot_exit();
 	lunatik_runtime_exit();
 	lunatik_object_exit();
 	lunatik_watchdog_exit();

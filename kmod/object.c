@@ -93,7 +93,7 @@ void lunatik_object_free(void *memory, size_t size)
  */
 void *lunatik_object_alloc(lua_State *L, size_t size)
 {
-	gfp_t gfp = lunatik_runtime_of(L)->gfp;
+	gfp_t gfp = lunatik_instance_of(L)->gfp;
 	void *memory;
 
 	lua_gc(L, LUA_GCSTEP, (int)DIV_ROUND_UP(size, 1024));
@@ -172,20 +172,20 @@ struct lunatik_object *lunatik_object_create(const struct lunatik_class *class,
 /* Push a handle of nothing yet; raises. */
 static struct handle *handle_new(lua_State *L, const struct lunatik_class *class)
 {
-	struct lunatik_runtime *rt = lunatik_runtime_of(L);
+	struct lunatik_instance *instance = lunatik_instance_of(L);
 	struct handle **box = lua_newuserdatauv(L, sizeof(*box), 0);
 	struct handle *handle;
 
 	*box = NULL;
 	lua_rawgetp(L, LUA_REGISTRYINDEX, class);
 	lua_setmetatable(L, -2);
-	handle = lunatik_kmalloc(sizeof(*handle), rt->gfp);
+	handle = lunatik_kmalloc(sizeof(*handle), instance->gfp);
 	if (!handle) {
 		luaL_error(L, "not enough memory");
 		return NULL;
 	}
 	handle->object = NULL;
-	list_add(&handle->list, &rt->handles);
+	list_add(&handle->list, &instance->handles);
 	*box = handle;
 	return handle;
 }

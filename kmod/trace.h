@@ -100,6 +100,24 @@ TRACE_EVENT(runtime_stop,
 		  __entry->reason, __entry->bytes)
 );
 
+/* New source has taken over: generation counts the scripts the runtime has run. */
+TRACE_EVENT(runtime_replace,
+	TP_PROTO(u32 id, u32 generation, u32 hooks),
+	TP_ARGS(id, generation, hooks),
+	TP_STRUCT__entry(
+		__field(u32, id)
+		__field(u32, generation)
+		__field(u32, hooks)
+	),
+	TP_fast_assign(
+		__entry->id = id;
+		__entry->generation = generation;
+		__entry->hooks = hooks;
+	),
+	TP_printk("id=%u generation=%u hooks=%u", __entry->id,
+		  __entry->generation, __entry->hooks)
+);
+
 /* Lua is entered for a packet; preempt is preempt_count() in the callback. */
 TRACE_EVENT(hook_enter,
 	TP_PROTO(u32 id, u32 hook, u32 pf, u32 hooknum, u32 len, u32 preempt),

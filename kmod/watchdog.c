@@ -17,7 +17,7 @@
 #include <linux/percpu.h>
 #include <linux/sched/signal.h>
 
-#include "runtime.h"
+#include "instance.h"
 #include "watchdog.h"
 
 #define PERIOD_NS	(4 * NSEC_PER_MSEC)
@@ -26,14 +26,14 @@
 /**
  * struct watchdog - one per CPU; its timer interrupts that CPU only
  * @timer: runs while packets flow
- * @running: runtime whose callback runs on this CPU
+ * @running: instance whose callback runs on this CPU
  * @entries: callbacks entered on this CPU
  * @seen: @entries at the latest tick
  * @ticking: the timer is on
  */
 struct watchdog {
 	struct hrtimer timer;
-	struct lunatik_runtime *running;
+	struct lunatik_instance *running;
 	unsigned long entries;
 	unsigned long seen;
 	bool ticking;
@@ -41,20 +41,20 @@ struct watchdog {
 
 static DEFINE_PER_CPU(struct watchdog, watchdogs);
 
-static void watchdog_bark(struct lunatik_runtime *rt)
+static void watchdog_bark(struct lunatik_instance *instance)
 {
-	if (!rt->trapped) {
-		rt->trapped = true;
-		lunatik_budget_start(rt, rt->budget);
+	if (!instance->trapped) {
+		instance->trapped = true;
+		lunatik_budget_start(instance, instance->budget);
 	}
-	if (++rt->late == LATE)
-		lunatik_budget_exhaust(rt);
+	if (++instance->late == LATE)
+		lunatik_budget_exhaust(instance);
 }
 
 static enum hrtimer_restart watchdog_tick(struct hrtimer *timer)
 {
 	struct watchdog *dog = container_of(timer, struct watchdog, timer);
-	struct lunatik_runtime *rt = READ_ONCE(dog->running);
+	struct lunatik_instance *instance = READ_ONCE(dog->running);
 	bool idle = dog->entries == dog->seen;
 
 	if (dog != this_cpu_ptr(&watchdogs)) {
@@ -62,9 +62,9 @@ static enum hrtimer_restart watchdog_tick(struct hrtimer *timer)
 		WRITE_ONCE(dog->ticking, false);
 		return HRTIMER_NORESTART;
 	}
-	if (rt && idle)
-		watchdog_bark(rt);
-	if (!rt && idle) {
+	if (instance && idle)
+		watchdog_bark(instance);
+	if (!instance && idle) {
 		WRITE_ONCE(dog->ticking, false);
 		return HRTIMER_NORESTART;
 	}
@@ -75,18 +75,18 @@ static enum hrtimer_restart watchdog_tick(struct hrtimer *timer)
 
 /**
  * lunatik_watchdog_enter() - a callback is about to run on this CPU
- * @rt: its runtime
+ * @instance: its instance
  *
- * Context: bottom halves off, runtime's lock held.
+ * Context: bottom halves off, instance's lock held.
  */
-void lunatik_watchdog_enter(struct lunatik_runtime *rt)
+void lunatik_watchdog_enter(struct lunatik_instance *instance)
 {
 	struct watchdog *dog = this_cpu_ptr(&watchdogs);
 
-	rt->outer = dog->running;
-	rt->late = 0;
+	instance->outer = dog->running;
+	instance->late = 0;
 	dog->entries++;
-	WRITE_ONCE(dog->running, rt);
+	WRITE_ONCE(dog->running, instance);
 	if (!READ_ONCE(dog->ticking)) {
 		WRITE_ONCE(dog->ticking, true);
 		hrtimer_start(&dog->timer, ns_to_ktime(PERIOD_NS),
@@ -96,17 +96,17 @@ void lunatik_watchdog_enter(struct lunatik_runtime *rt)
 
 /**
  * lunatik_watchdog_leave() - the callback has ended
- * @rt: its runtime
+ * @instance: its instance
  *
  * Context: as lunatik_watchdog_enter().
  */
-void lunatik_watchdog_leave(struct lunatik_runtime *rt)
+void lunatik_watchdog_leave(struct lunatik_instance *instance)
 {
-	WRITE_ONCE(this_cpu_ptr(&watchdogs)->running, rt->outer);
+	WRITE_ONCE(this_cpu_ptr(&watchdogs)->running, instance->outer);
 	barrier(); /* no tick traps us any more: see whether one has */
-	if (unlikely(rt->trapped)) {
-		lunatik_budget_end(rt);
-		rt->trapped = false;
+	if (unlikely(instance->trapped)) {
+		lunatik_budget_end(instance);
+		instance->trapped = false;
 	}
 }
 
@@ -120,14 +120,14 @@ void lunatik_watchdog_leave(struct lunatik_runtime *rt)
  */
 int lunatik_overdue(void)
 {
-	struct lunatik_runtime *rt;
+	struct lunatik_instance *instance;
 
 	if (preemptible()) {
 		cond_resched();
 		return fatal_signal_pending(current);
 	}
-	rt = this_cpu_read(watchdogs.running);
-	return rt && READ_ONCE(rt->limits.overdue);
+	instance = this_cpu_read(watchdogs.running);
+	return instance && READ_ONCE(instance->limits.overdue);
 }
 
 void lunatik_watchdog_init(void)

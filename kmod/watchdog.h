@@ -6,10 +6,10 @@
 #ifndef _LUNATIK_WATCHDOG_H
 #define _LUNATIK_WATCHDOG_H
 
-struct lunatik_runtime;
+struct lunatik_instance;
 
-void lunatik_watchdog_enter(struct lunatik_runtime *rt);
-void lunatik_watchdog_leave(struct lunatik_runtime *rt);
+void lunatik_watchdog_enter(struct lunatik_instance *instance);
+void lunatik_watchdog_leave(struct lunatik_instance *instance);
 void lunatik_watchdog_init(void);
 void lunatik_watchdog_exit(void);
 

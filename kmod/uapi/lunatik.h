@@ -16,6 +16,8 @@
  * @LUNATIK_CMD_RUNTIME_GET: one runtime by id, or a dump of all
  * @LUNATIK_CMD_RESUME: pass values to a script that yielded
  * @LUNATIK_CMD_STOP: unregister the hooks, close the state, free every byte
+ * @LUNATIK_CMD_REPLACE: let new source take over a runtime, with no packet
+ *	unfiltered; where it fails the old one stays in charge
  *
  * All but INFO_GET need CAP_SYS_ADMIN in the initial user namespace, because a
  * script acts with the kernel's rights.
@@ -29,6 +31,7 @@ enum lunatik_cmd {
 	LUNATIK_CMD_RUNTIME_GET,
 	LUNATIK_CMD_RESUME,
 	LUNATIK_CMD_STOP,
+	LUNATIK_CMD_REPLACE,
 	/* private: */
 	__LUNATIK_CMD_MAX
 };
@@ -78,6 +81,9 @@ enum lunatik_state {
  * @LUNATIK_A_LUA_ROOT: string, directory that scripts are looked up in
  * @LUNATIK_A_RUNTIMES: u32, runtimes alive
  * @LUNATIK_A_PAD: alignment of u64
+ * @LUNATIK_A_PERCPU: u8, 1 for a runtime with one Lua state per CPU
+ * @LUNATIK_A_GENERATION: u32, scripts the runtime has run: 1, and 1 more for each
+ *	that has taken over
  */
 enum lunatik_attr {
 	/* private: */
@@ -104,6 +110,8 @@ enum lunatik_attr {
 	LUNATIK_A_LUA_ROOT,
 	LUNATIK_A_RUNTIMES,
 	LUNATIK_A_PAD,
+	LUNATIK_A_PERCPU,
+	LUNATIK_A_GENERATION,
 	/* private: */
 	__LUNATIK_A_MAX
 };

@@ -1,0 +1,651 @@
+// SPDX-License-Identifier: (GPL-2.0 OR MIT)
+/*
+ * Instances: one Lua state each; see instance.h for lifetimes and locks.
+ */
+#include <linux/moduleparam.h>
+#include <linux/sched/signal.h>
+#include <linux/sched/task_stack.h>
+
+#include "hook.h"
+#include "instance.h"
+#include "library.h"
+#include "memory.h"
+#include "object.h"
+#include "runtime.h"
+#include "script.h"
+#include "trace.h"
+#include "watchdog.h"
+
+/* What one level of C may use below the last check of the stack, in bytes. */
+#define STACK_RESERVE		3072
+/* What Lua may use of an interrupt stack, whose end we are not told, in bytes. */
+#define STACK_INTERRUPT		(7 * 1024)
+
+static unsigned long memory_limit = 1024 * 1024;
+module_param(memory_limit, ulong, 0644);
+MODULE_PARM_DESC(memory_limit, "bytes a runtime may hold (default 1 MiB)");
+
+static unsigned int budget = 100 * 1000;
+module_param(budget, uint, 0644);
+MODULE_PARM_DESC(budget, "Lua instructions a call in atomic context may run (default 100,000)");
+
+static unsigned int body_budget = 10 * 1000 * 1000;
+module_param(body_budget, uint, 0644);
+MODULE_PARM_DESC(body_budget, "Lua instructions a call in process context may run (default 10,000,000)");
+
+static unsigned int body_time = 10 * MSEC_PER_SEC;
+module_param(body_time, uint, 0644);
+MODULE_PARM_DESC(body_time, "milliseconds of CPU a call in process context may take (default 10,000)");
+
+/**
+ * lunatik_error_set() - say what went wrong
+ * @error: to fill in; an earlier text is freed
+ * @gfp: allocation flags for the text; without memory there is none
+ * @errno: negative errno
+ * @fmt: printf format of the text
+ *
+ * Return: @errno.
+ */
+int lunatik_error_set(struct lunatik_error *error, gfp_t gfp, int errno,
+		      const char *fmt, ...)
+{
+	va_list args;
+
+	kfree(error->text);
+	va_start(args, fmt);
+	error->text = lunatik_memory_fails() ? NULL :
+		kvasprintf(gfp | __GFP_NOWARN, fmt, args);
+	va_end(args);
+	error->errno = errno;
+	return errno;
+}
+
+/**
+ * lunatik_error_free() - free the text of an error
+ * @error: may have none
+ */
+void lunatik_error_free(struct lunatik_error *error)
+{
+	kfree(error->text);
+	error->text = NULL;
+}
+
+/* Memory */
+
+/*
+ * krealloc() never gives memory back, so a block that was made much smaller would
+ * be held whole and accounted small. Lua wants shrinking not to fail.
+ */
+static void *shrink(void *ptr, size_t old, size_t new, gfp_t gfp)
+{
+	void *copy;
+
+	if (new > old / 2)
+		return ptr;
+	copy = lunatik_kmalloc(new, gfp);
+	if (!copy)
+		return ptr;
+	memcpy(copy, ptr, new);
+	kfree(ptr);
+	return copy;
+}
+
+/*
+ * The lua_Alloc of every runtime. noinline, so that a tracer can tell by its
+ * arguments whose memory a block is.
+ */
+static noinline void *lunatik_allocate(void *ud, void *ptr, size_t osize,
+				       size_t nsize)
+{
+	struct lunatik_instance *instance = ud;
+	size_t old = ptr ? osize : 0; /* without a block osize is a type */
+	void *new = NULL;
+
+	if (nsize == 0) {
+		kfree(ptr);
+	} else {
+		if (nsize > old &&
+		    nsize - old > instance->memory_limit - instance->memory)
+			return NULL;
+		new = nsize < old ? shrink(ptr, old, nsize, instance->gfp) :
+			lunatik_krealloc(ptr, nsize, instance->gfp);
+		if (!new)
+			return NULL;
+	}
+	instance->memory += nsize - old;
+	trace_runtime_alloc(instance->runtime->id, old, nsize, instance->memory,
+			    (__force u32)instance->gfp);
+	return new;
+}
+
+/* The kernel stack, and interrupting Lua */
+
+/**
+ * lunatik_stack_floor() - the address Lua must stay above
+ *
+ * Context: any. On the task's stack its end is known. On an interrupt stack it is
+ * not, and Lua gets a fixed share of what is below us.
+ *
+ * Return: the address; more than the current stack pointer where nothing is left.
+ */
+unsigned long lunatik_stack_floor(void)
+{
+	unsigned long here = (unsigned long)__builtin_frame_address(0);
+	unsigned long stack = (unsigned long)end_of_stack(current);
+
+	if (here - stack < THREAD_SIZE)
+		return stack + STACK_RESERVE;
+	return here - STACK_INTERRUPT;
+}
+
+/* Whether Lua runs in process context, without a spinlock. */
+static bool instance_is_preemptible(const struct lunatik_instance *instance)
+{
+	return instance->sleep || !instance->armed;
+}
+
+/*
+ * Have a hook called after so many instructions in any thread, or none. Called by
+ * the holder of the lock, or by an interrupt on the CPU that runs the instance:
+ * lua_sethook() may be called asynchronously, and the list of threads is kept so
+ * that an interrupt can walk it.
+ */
+static void instance_sethook(struct lunatik_instance *instance, lua_Hook hook,
+			     int count)
+{
+	struct lunatik_thread *thread = lunatik_thread_of(instance->L);
+
+	for (; thread; thread = READ_ONCE(thread->next))
+		lua_sethook((lua_State *)((char *)thread + LUA_EXTRASPACE), hook,
+			    hook ? LUA_MASKCOUNT : 0, count);
+}
+
+/* Called before every instruction once a call is over its limit: no pcall helps. */
+static void instance_abandon(lua_State *L, lua_Debug *ar)
+{
+	lunatik_raise_from_hook(L, fatal_signal_pending(current) ? "killed" :
+			   "instruction budget exceeded");
+}
+
+static void instance_tick(lua_State *L, lua_Debug *ar)
+{
+	struct lunatik_instance *instance = lunatik_instance_of(L);
+	bool preemptible = instance_is_preemptible(instance);
+
+	if (instance->limits.left > LUNATIK_TICK) {
+		instance->limits.left -= LUNATIK_TICK;
+		if (!preemptible)
+			return;
+		cond_resched();
+		if (!fatal_signal_pending(current) &&
+		    current->se.sum_exec_runtime < instance->cpu_end)
+			return;
+	}
+	instance_sethook(instance, instance_abandon, 1);
+	instance_abandon(L, ar);
+}
+
+/**
+ * lunatik_budget_start() - count instructions from here on, and end at a limit
+ * @instance: that runs
+ * @instructions: limit
+ *
+ * Context: holder of the lock, or an interrupt on the CPU that runs the instance.
+ */
+void lunatik_budget_start(struct lunatik_instance *instance, u32 instructions)
+{
+	instance->limits.left = instructions;
+	instance_sethook(instance, instance_tick,
+			 min_t(u32, instructions, LUNATIK_TICK));
+}
+
+/**
+ * lunatik_budget_exhaust() - have the running call fail at its next instruction
+ * @instance: that runs
+ *
+ * Context: an interrupt on the CPU that runs the instance.
+ */
+void lunatik_budget_exhaust(struct lunatik_instance *instance)
+{
+	instance->limits.left = 0;
+	WRITE_ONCE(instance->limits.overdue, 1);
+	instance_sethook(instance, instance_abandon, 1);
+}
+
+/**
+ * lunatik_budget_end() - count instructions no longer
+ * @instance: that runs
+ *
+ * Context: holder of the lock.
+ */
+void lunatik_budget_end(struct lunatik_instance *instance)
+{
+	WRITE_ONCE(instance->limits.overdue, 0);
+	instance_sethook(instance, NULL, 0);
+}
+
+/* Locks */
+
+/**
+ * lunatik_instance_lock() - become the one who runs in an instance
+ * @instance: the caller holds a reference
+ * @nested: the caller runs in an instance itself, so it must not wait
+ * @error: filled in on failure
+ *
+ * Context: process; atomic afterwards unless the instance is sleepable.
+ * Return: 0, -EBUSY where somebody else runs it, -EDEADLK where we do.
+ */
+int lunatik_instance_lock(struct lunatik_instance *instance, bool nested,
+			  struct lunatik_error *error)
+{
+	u32 id = instance->runtime->id;
+
+	if (!instance->sleep) {
+		spin_lock_bh(&instance->spinlock);
+		__release(&instance->spinlock); /* sparse knows no conditional locks */
+		instance->owner_cpu = smp_processor_id();
+		return 0;
+	}
+	if (READ_ONCE(instance->owner) == current)
+		return lunatik_error_set(error, GFP_KERNEL, -EDEADLK,
+					 "runtime %u is running: it can neither resume nor stop itself",
+					 id);
+	if (nested ? !mutex_trylock(&instance->mutex) :
+	    mutex_lock_killable(&instance->mutex))
+		return lunatik_error_set(error, GFP_KERNEL, -EBUSY,
+					 "runtime %u is busy: somebody else runs it",
+					 id);
+	WRITE_ONCE(instance->owner, current);
+	return 0;
+}
+
+/**
+ * lunatik_instance_unlock() - let others run in an instance
+ * @instance: locked by lunatik_instance_lock()
+ */
+void lunatik_instance_unlock(struct lunatik_instance *instance)
+{
+	if (instance->sleep) {
+		WRITE_ONCE(instance->owner, NULL);
+		mutex_unlock(&instance->mutex);
+	} else {
+		instance->owner_cpu = -1;
+		__acquire(&instance->spinlock);
+		spin_unlock_bh(&instance->spinlock);
+	}
+}
+
+/* Running the body and other functions of the script */
+
+/**
+ * struct instance_call - a call from outside, and what came of it
+ * @spec: what to create
+ * @global: name of the function to call, where it is not the body
+ * @args: what it gets
+ * @results: what it returned or yielded
+ * @nested: the caller is Lua, which wants the message without a traceback
+ * @errno: what kept the script from being loaded
+ * @pending: results still on the body's stack
+ */
+struct instance_call {
+	const struct lunatik_spec *spec;
+	const char *global;
+	const struct lunatik_values *args;
+	struct lunatik_values *results;
+	bool nested;
+	int errno;
+	int pending;
+};
+
+/* Turn the body's error into a message with a traceback, and close the body. */
+static int body_raise(lua_State *L, lua_State *body, bool nested)
+{
+	lua_xmove(body, L, 1);
+	luaL_tolstring(L, -1, NULL);
+	if (!nested)
+		luaL_traceback(L, body, lua_tostring(L, -1), 0);
+	lua_closethread(body, L);
+	return lua_error(L);
+}
+
+static void body_run(lua_State *L, struct instance_call *call, int nargs)
+{
+	struct lunatik_instance *instance = lunatik_instance_of(L);
+	lua_State *body = instance->body;
+	int status;
+
+	WRITE_ONCE(instance->state, LUNATIK_STATE_RUNNING);
+	status = lua_resume(body, L, nargs, &call->pending);
+	/* whatever happens to the message */
+	WRITE_ONCE(instance->state, LUNATIK_STATE_FAILED);
+	if (status != LUA_OK && status != LUA_YIELD) {
+		call->pending = 0;
+		body_raise(L, body, call->nested);
+	}
+	WRITE_ONCE(instance->state, status == LUA_YIELD ?
+		   LUNATIK_STATE_YIELDED : LUNATIK_STATE_FINISHED);
+	call->results = lunatik_values_get(L, body,
+					   lua_gettop(body) - call->pending + 1,
+					   call->pending, instance->gfp);
+}
+
+static int protected_resume(lua_State *L)
+{
+	struct instance_call *call = lua_touserdata(L, 1);
+	lua_State *body = lunatik_instance_of(L)->body;
+
+	/* An error on the body's own stack would unwind it; on this one it does not. */
+	lunatik_values_push(L, call->args);
+	if (!lua_checkstack(body, call->args->count))
+		luaL_error(L, "not enough memory");
+	lua_xmove(L, body, call->args->count);
+	body_run(L, call, call->args->count);
+	return 0;
+}
+
+static int protected_create(lua_State *L)
+{
+	struct instance_call *call = lua_touserdata(L, 1);
+	struct lunatik_instance *instance = lunatik_instance_of(L);
+
+	/*
+	 * Lua makes this string when protection has just ended, where it must not
+	 * run out of memory. While one exists, it need not.
+	 */
+	lua_pushliteral(L, "error in error handling");
+	luaL_ref(L, LUA_REGISTRYINDEX);
+	lunatik_library_open(L);
+	instance->body = lua_newthread(L);
+	luaL_ref(L, LUA_REGISTRYINDEX);
+	call->errno = lunatik_script_load(L, call->spec);
+	if (call->errno)
+		return lua_error(L);
+	lua_xmove(L, instance->body, 1);
+	body_run(L, call, 0);
+	return 0;
+}
+
+static int protected_call(lua_State *L)
+{
+	struct instance_call *call = lua_touserdata(L, 1);
+	int type = lua_getglobal(L, call->global);
+
+	if (type == LUA_TNIL)
+		return 0;
+	if (type != LUA_TFUNCTION)
+		return luaL_error(L, "the global '%s' is a %s, not a function",
+				  call->global, luaL_typename(L, -1));
+	if (call->args)
+		lunatik_values_push(L, call->args);
+	lua_call(L, lua_gettop(L) - 2, LUA_MULTRET);
+	call->results = lunatik_values_get(L, L, 2, lua_gettop(L) - 1,
+					   lunatik_instance_of(L)->gfp);
+	return 0;
+}
+
+/* What a call may run; one from Lua spends what its caller has. */
+static u32 instance_begin(struct lunatik_instance *instance,
+			  struct lunatik_instance *outer)
+{
+	u32 instructions = instance->budget;
+
+	if (instance_is_preemptible(instance)) {
+		instructions = max(READ_ONCE(body_budget), 1U);
+		instance->cpu_end = current->se.sum_exec_runtime +
+			(u64)READ_ONCE(body_time) * NSEC_PER_MSEC;
+	}
+	if (outer) {
+		instructions = clamp_t(s64, outer->limits.left, 1, instructions);
+		instance->cpu_end = min(instance->cpu_end, outer->cpu_end);
+	}
+	instance->limits.stack_floor = lunatik_stack_floor();
+	lunatik_budget_start(instance, instructions);
+	return instructions;
+}
+
+static void instance_end(struct lunatik_instance *instance,
+			 struct lunatik_instance *outer, u32 instructions)
+{
+	lunatik_budget_end(instance);
+	if (outer)
+		outer->limits.left -= instructions + LUNATIK_TICK -
+			max(instance->limits.left, 0LL);
+}
+
+/*
+ * Call a protected_*() function. Its error, if any, becomes @error. The lock is
+ * held, or nobody else knows the instance.
+ */
+static int instance_enter(struct lunatik_instance *instance,
+			  struct lunatik_instance *outer, lua_CFunction function,
+			  struct instance_call *call, struct lunatik_error *error)
+{
+	bool preemptible = instance_is_preemptible(instance);
+	lua_State *L = instance->L;
+	u32 instructions;
+	int status, errno = 0;
+
+	call->nested = outer;
+	instructions = instance_begin(instance, outer);
+	lua_pushcfunction(L, function);
+	lua_pushlightuserdata(L, call);
+	if (!preemptible) {
+		lunatik_watchdog_enter(instance);
+		instance->trapped = true; /* it is counted already */
+	}
+	status = lua_pcall(L, 1, 0, 0);
+	if (!preemptible)
+		lunatik_watchdog_leave(instance);
+	instance_end(instance, outer, instructions);
+	if (call->pending)
+		lua_pop(instance->body, call->pending);
+	if (status != LUA_OK) {
+		errno = call->errno ?: status == LUA_ERRMEM ? -ENOMEM : -ENOEXEC;
+		lunatik_instance_failed(instance, 0, lunatik_message(L, -1));
+		lunatik_error_set(error, preemptible ? GFP_KERNEL : GFP_ATOMIC,
+				  errno, "%s", lunatik_message(L, -1));
+	}
+	lua_settop(L, 0);
+	return errno;
+}
+
+/**
+ * lunatik_message() - text of an error value
+ * @L: thread, outside any protected call
+ * @index: of the error value
+ *
+ * Return: the message; valid while the value is on the stack.
+ */
+const char *lunatik_message(lua_State *L, int index)
+{
+	/* lua_tostring() would convert a number in place, and may raise */
+	return lua_type(L, index) == LUA_TSTRING ? lua_tostring(L, index) :
+		"the error value is not a string";
+}
+
+/**
+ * lunatik_instance_failed() - keep, trace and log a failure
+ * @instance: whose script failed
+ * @hook: number of the slot whose callback failed, or 0 for the body
+ * @message: what Lua said
+ *
+ * Context: any; the instance's lock is held.
+ */
+void lunatik_instance_failed(struct lunatik_instance *instance, u32 hook,
+			     const char *message)
+{
+	struct lunatik_runtime *rt = instance->runtime;
+
+	/* One byte less, so that whoever reads it meanwhile finds an end. */
+	strscpy(rt->last_error, message, sizeof(rt->last_error) - 1);
+	trace_runtime_error(rt->id, hook, message);
+	if (hook)
+		pr_warn_ratelimited("runtime %u (%s): %s\n", rt->id, rt->name,
+				    rt->last_error);
+}
+
+/**
+ * lunatik_instance_resume() - pass values to a body that yielded
+ * @instance: locked, and not closed
+ * @outer: instance whose script asks for it, or NULL
+ * @args: what coroutine.yield() returns in the body
+ * @results: what the body yielded or returned, for kfree()
+ * @error: filled in on failure
+ *
+ * Context: that of the lock.
+ * Return: 0, -ENOEXEC for a Lua error, or -ENOMEM.
+ */
+int lunatik_instance_resume(struct lunatik_instance *instance,
+			    struct lunatik_instance *outer,
+			    const struct lunatik_values *args,
+			    struct lunatik_values **results,
+			    struct lunatik_error *error)
+{
+	struct instance_call call = { .args = args };
+	int errno;
+
+	errno = instance_enter(instance, outer, protected_resume, &call, error);
+	*results = call.results;
+	return errno;
+}
+
+/**
+ * lunatik_instance_call() - call a global function of the script, if there is one
+ * @instance: locked, or known to nobody else
+ * @global: its name
+ * @args: what it gets, or NULL
+ * @results: what it returned, for kfree(); NULL where there is no such function
+ * @error: filled in on failure
+ *
+ * Context: that of the lock.
+ * Return: 0, -ENOEXEC for a Lua error, or -ENOMEM.
+ */
+int lunatik_instance_call(struct lunatik_instance *instance, const char *global,
+			  const struct lunatik_values *args,
+			  struct lunatik_values **results,
+			  struct lunatik_error *error)
+{
+	struct instance_call call = { .global = global, .args = args };
+	int errno;
+
+	errno = instance_enter(instance, NULL, protected_call, &call, error);
+	*results = call.results;
+	return errno;
+}
+
+/* Create and destroy */
+
+static struct lunatik_instance *
+instance_alloc(struct lunatik_runtime *rt)
+{
+	struct lunatik_instance *instance;
+
+	instance = lunatik_kzalloc(sizeof(*instance), GFP_KERNEL);
+	if (!instance)
+		return NULL;
+	kref_init(&instance->refs);
+	mutex_init(&instance->mutex);
+	spin_lock_init(&instance->spinlock);
+	INIT_LIST_HEAD(&instance->hooks);
+	INIT_LIST_HEAD(&instance->handles);
+	INIT_LIST_HEAD(&instance->libraries);
+	instance->runtime = rt;
+	instance->sleep = rt->sleep;
+	instance->state = LUNATIK_STATE_CREATING;
+	/* What a callback allocates is not the memory of whoever sends the packet. */
+	instance->gfp = (rt->sleep ? GFP_KERNEL_ACCOUNT : GFP_ATOMIC) | __GFP_NOWARN;
+	instance->memory_limit = READ_ONCE(memory_limit);
+	instance->budget = clamp(READ_ONCE(budget), 1U, (unsigned int)INT_MAX);
+	instance->owner_cpu = -1;
+	return instance;
+}
+
+static void instance_free(struct kref *refs)
+{
+	kfree(container_of(refs, struct lunatik_instance, refs));
+}
+
+/**
+ * lunatik_instance_put() - give back a reference
+ * @instance: may be freed by it, though not its Lua state
+ *
+ * Context: any.
+ */
+void lunatik_instance_put(struct lunatik_instance *instance)
+{
+	kref_put(&instance->refs, instance_free);
+}
+
+/**
+ * lunatik_instance_create() - run a script's body once, in a new Lua state
+ * @rt: runtime it is to belong to
+ * @spec: the script
+ * @error: filled in on failure
+ *
+ * The body runs in the caller's task. Its hooks are not in force yet.
+ *
+ * Context: process, may sleep.
+ * Return: the instance, for lunatik_instance_destroy(), or NULL.
+ */
+struct lunatik_instance *
+lunatik_instance_create(struct lunatik_runtime *rt,
+			const struct lunatik_spec *spec,
+			struct lunatik_error *error)
+{
+	struct lunatik_instance *instance = instance_alloc(rt);
+	struct instance_call call = { .spec = spec };
+	int errno;
+
+	if (!instance) {
+		lunatik_error_set(error, GFP_KERNEL, -ENOMEM, "not enough memory");
+		return NULL;
+	}
+	instance->limits.stack_floor = lunatik_stack_floor();
+	instance->L = lua_newstate(lunatik_allocate, instance);
+	if (!instance->L) {
+		lunatik_error_set(error, GFP_KERNEL, -ENOMEM,
+				  "not enough memory for a Lua state (limit %zu bytes)",
+				  instance->memory_limit);
+		goto destroy;
+	}
+	*lunatik_thread_of(instance->L) =
+		(struct lunatik_thread){ &instance->limits };
+	errno = instance_enter(instance, spec->outer, protected_create, &call,
+			       error);
+	kfree(call.results);
+	if (errno)
+		goto destroy;
+	/* From here on callbacks may run, so the lock counts. */
+	instance->armed = true;
+	return instance;
+
+destroy:
+	lunatik_instance_destroy(instance);
+	return NULL;
+}
+
+/**
+ * lunatik_instance_destroy() - close the state and free every byte
+ * @instance: closed, or never known to anybody; the creator's reference is consumed
+ *
+ * Context: process, may sleep; no callback runs any more.
+ * Return: bytes the closed state still holds, which should be none.
+ */
+size_t lunatik_instance_destroy(struct lunatik_instance *instance)
+{
+	size_t leaked;
+
+	if (instance->L) {
+		instance->limits.stack_floor = lunatik_stack_floor();
+		lua_close(instance->L);
+		instance->L = NULL;
+		instance->body = NULL;
+	}
+	lunatik_hooks_free(instance);
+	lunatik_handles_sweep(&instance->handles);
+	lunatik_library_close(instance);
+	leaked = instance->memory;
+	WARN_ON_ONCE(leaked);
+	lunatik_instance_put(instance);
+	return leaked;
+}

@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: (GPL-2.0 OR MIT) */
+/*
+ * An instance: one Lua state with its allocator, lock, limits and hooks. A runtime
+ * has one, or one per CPU, and gets new ones when its script is replaced.
+ *
+ * Lifetime. A reference (lunatik_instance_get/put) keeps the structure. The Lua
+ * state lives until lunatik_instance_destroy(); whoever enters it holds the lock
+ * and has seen that it is not closed.
+ *
+ * Locks: mutex for a sleepable runtime, else spinlock with bottom halves off. The
+ * body of an instance that is being created needs none, because nobody else knows
+ * it yet.
+ */
+#ifndef _LUNATIK_INSTANCE_H
+#define _LUNATIK_INSTANCE_H
+
+#include <linux/kref.h>
+#include <linux/list.h>
+#include <linux/mutex.h>
+#include <linux/spinlock.h>
+#include <linux/types.h>
+
+#include "lunatik.h"
+#include "uapi/lunatik.h"
+#include "value.h"
+
+#include "lua.h"
+#include "lauxlib.h"
+
+struct lunatik_runtime;
+struct lunatik_spec;
+
+/**
+ * struct lunatik_error - what became of a request, for whoever made it
+ * @errno: negative errno
+ * @text: message and traceback, kmalloc'ed, or NULL; see lunatik_error_free()
+ */
+struct lunatik_error {
+	int errno;
+	char *text;
+};
+
+__printf(4, 5)
+int lunatik_error_set(struct lunatik_error *error, gfp_t gfp, int errno,
+		      const char *fmt, ...);
+void lunatik_error_free(struct lunatik_error *error);
+
+/**
+ * struct lunatik_instance - see the top of this file
+ * @limits: for luaconf.h; protected by the lock
+ * @runtime: that it belongs to; valid as long as the state
+ * @sleep: sleepable
+ * @armed: the body has returned or yielded once and callbacks may run
+ * @closed: stopped or replaced: nobody may enter; written under the lock
+ * @state: enum lunatik_state of the body; written under the lock, read anywhere
+ * @gfp: flags of every allocation of the Lua state
+ * @memory: bytes the Lua state holds
+ * @memory_limit: bytes it may hold
+ * @budget: Lua instructions a call from atomic context may run
+ * @trapped: the instructions of the running call are counted
+ * @late: ticks of the watchdog that have seen the running call
+ * @cpu_end: CPU time of the running task, in ns, that a call in process context ends at
+ * @mutex: see Locks
+ * @spinlock: see Locks
+ * @owner: task that runs in a sleepable instance
+ * @owner_cpu: CPU that runs in a non-sleepable one, or -1
+ * @outer: instance that the watchdog of this CPU watched before
+ * @L: main thread; callbacks run here
+ * @body: thread of the script's body
+ * @hooks: struct lunatik_hook; grows while the body first runs
+ * @hook_count: length of @hooks, less those that are off
+ * @handles: references to shared objects
+ * @libraries: references to modules whose libraries are open
+ * @calls: callbacks run
+ * @errors: callbacks that failed
+ * @refs: references
+ */
+struct lunatik_instance {
+	struct lunatik_limits limits;
+	struct lunatik_runtime *runtime;
+	bool sleep;
+	bool armed;
+	bool closed;
+	u8 state;
+	gfp_t gfp;
+	size_t memory;
+	size_t memory_limit;
+	u32 budget;
+	bool trapped;
+	u16 late;
+	u64 cpu_end;
+	struct mutex mutex;
+	spinlock_t spinlock;
+	struct task_struct *owner;
+	int owner_cpu;
+	struct lunatik_instance *outer;
+	lua_State *L;
+	lua_State *body;
+	struct list_head hooks;
+	u32 hook_count;
+	struct list_head handles;
+	struct list_head libraries;
+	u64 calls;
+	u64 errors;
+	struct kref refs;
+};
+
+/* The instance that owns @L. Any context. */
+static inline struct lunatik_instance *lunatik_instance_of(lua_State *L)
+{
+	return container_of(lunatik_thread_of(L)->limits,
+			    struct lunatik_instance, limits);
+}
+
+/* The runtime that owns @L. Any context. */
+static inline struct lunatik_runtime *lunatik_runtime_of(lua_State *L)
+{
+	return lunatik_instance_of(L)->runtime;
+}
+
+/* Whether the body may still register hooks and require libraries. */
+static inline bool lunatik_is_setup(lua_State *L)
+{
+	struct lunatik_instance *instance = lunatik_instance_of(L);
+
+	return instance->sleep || !instance->armed;
+}
+
+struct lunatik_instance *
+lunatik_instance_create(struct lunatik_runtime *rt,
+			const struct lunatik_spec *spec,
+			struct lunatik_error *error);
+size_t lunatik_instance_destroy(struct lunatik_instance *instance);
+void lunatik_instance_put(struct lunatik_instance *instance);
+
+int lunatik_instance_lock(struct lunatik_instance *instance, bool nested,
+			  struct lunatik_error *error);
+void lunatik_instance_unlock(struct lunatik_instance *instance);
+
+int lunatik_instance_resume(struct lunatik_instance *instance,
+			    struct lunatik_instance *outer,
+			    const struct lunatik_values *args,
+			    struct lunatik_values **results,
+			    struct lunatik_error *error);
+int lunatik_instance_call(struct lunatik_instance *instance, const char *global,
+			  const struct lunatik_values *args,
+			  struct lunatik_values **results,
+			  struct lunatik_error *error);
+void lunatik_instance_failed(struct lunatik_instance *instance, u32 hook,
+			     const char *message);
+
+unsigned long lunatik_stack_floor(void);
+void lunatik_budget_start(struct lunatik_instance *instance, u32 instructions);
+void lunatik_budget_exhaust(struct lunatik_instance *instance);
+void lunatik_budget_end(struct lunatik_instance *instance);
+const char *lunatik_message(lua_State *L, int index);
+
+#endif /* _LUNATIK_INSTANCE_H */
