@@ -29,6 +29,7 @@
 
 struct lunatik_runtime;
 struct lunatik_spec;
+struct watchdog;
 
 /**
  * struct lunatik_error - what became of a request, for whoever made it
@@ -64,6 +65,7 @@ void lunatik_error_free(struct lunatik_error *error);
  * @spinlock: see Locks
  * @owner: task that runs in a sleepable instance
  * @owner_cpu: CPU that runs in a non-sleepable one, or -1
+ * @dog: watchdog that watches the running callback
  * @outer: instance that the watchdog of this CPU watched before
  * @L: main thread; callbacks run here
  * @body: thread of the script's body
@@ -93,6 +95,7 @@ struct lunatik_instance {
 	spinlock_t spinlock;
 	struct task_struct *owner;
 	int owner_cpu;
+	struct watchdog *dog;
 	struct lunatik_instance *outer;
 	lua_State *L;
 	lua_State *body;

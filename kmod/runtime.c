@@ -371,8 +371,12 @@ static void exchange(struct lunatik_runtime *rt, unsigned int i,
 	spin_lock(&rt->lock);
 	rt->instance[i] = *instance;
 	spin_unlock(&rt->lock);
-	old->closed = true;
+	(*instance)->calls += old->calls;
+	(*instance)->errors += old->errors;
+	old->calls = 0;
+	old->errors = 0;
 	(*instance)->closed = false;
+	old->closed = true;
 	*instance = old;
 }
 

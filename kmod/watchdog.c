@@ -83,6 +83,7 @@ void lunatik_watchdog_enter(struct lunatik_instance *instance)
 {
 	struct watchdog *dog = this_cpu_ptr(&watchdogs);
 
+	instance->dog = dog;
 	instance->outer = dog->running;
 	instance->late = 0;
 	dog->entries++;
@@ -102,7 +103,8 @@ void lunatik_watchdog_enter(struct lunatik_instance *instance)
  */
 void lunatik_watchdog_leave(struct lunatik_instance *instance)
 {
-	WRITE_ONCE(this_cpu_ptr(&watchdogs)->running, instance->outer);
+	/* Not this CPU's: a defect elsewhere may have let a callback move. */
+	WRITE_ONCE(instance->dog->running, instance->outer);
 	barrier(); /* no tick traps us any more: see whether one has */
 	if (unlikely(instance->trapped)) {
 		lunatik_budget_end(instance);

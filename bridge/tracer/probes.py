@@ -17,6 +17,7 @@ MODULE_TRACEPOINTS = (
     "runtime_arm",
     "runtime_resume",
     "runtime_yield",
+    "runtime_replace",
     "runtime_stop",
     "runtime_error",
     "runtime_alloc",

@@ -27,7 +27,7 @@
 #define NO_WAKEUP		1		/* BPF_RB_NO_WAKEUP: no irq_work in a callback */
 
 enum kind {				/* trace.Kind has the same order */
-	CREATE, ARM, RESUME, YIELD, STOP, ERROR, CALLBACK,
+	CREATE, ARM, RESUME, YIELD, STOP, ERROR, REPLACE, CALLBACK,
 	/* violations from here */
 	SCHEDULED, CALLED, ALLOCATED, PREEMPTIBLE, BH_ENABLED,
 	AFTER_STOP, BEFORE_ARM, UNKNOWN_RUNTIME, UNCONFIRMED, UNMATCHED,
@@ -293,6 +293,12 @@ int on_runtime_stop(struct bpf_raw_tracepoint_args *ctx)
 {
 	enter_state(ctx->args[0], STOPPED);
 	lifecycle(STOP, ctx->args[0], (u32)ctx->args[1], ctx->args[2]);
+	return 0;
+}
+
+int on_runtime_replace(struct bpf_raw_tracepoint_args *ctx)
+{
+	lifecycle(REPLACE, ctx->args[0], (u32)ctx->args[1], (u32)ctx->args[2]);
 	return 0;
 }
 

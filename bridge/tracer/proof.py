@@ -311,9 +311,10 @@ _LIFE = {
 _NEXT: dict[Kind | None, frozenset[Kind]] = {
     None: frozenset({Kind.CREATE}),
     Kind.CREATE: frozenset({Kind.ARM, Kind.STOP}),
-    Kind.ARM: frozenset({Kind.RESUME, Kind.STOP}),
+    Kind.ARM: frozenset({Kind.RESUME, Kind.REPLACE, Kind.STOP}),
     Kind.RESUME: frozenset({Kind.YIELD}),
-    Kind.YIELD: frozenset({Kind.RESUME, Kind.STOP}),
+    Kind.YIELD: frozenset({Kind.RESUME, Kind.REPLACE, Kind.STOP}),
+    Kind.REPLACE: frozenset({Kind.RESUME, Kind.REPLACE, Kind.STOP}),
     Kind.STOP: frozenset(),
 }
 

@@ -30,18 +30,19 @@ class Kind(enum.IntEnum):
     YIELD = 3
     STOP = 4
     ERROR = 5
-    CALLBACK = 6
-    SCHEDULED = 7
-    CALLED = 8
-    ALLOCATED = 9
-    PREEMPTIBLE = 10
-    BH_ENABLED = 11
-    AFTER_STOP = 12
-    BEFORE_ARM = 13
-    UNKNOWN_RUNTIME = 14
-    UNCONFIRMED = 15
-    UNMATCHED = 16
-    DISAGREES = 17
+    REPLACE = 6
+    CALLBACK = 7
+    SCHEDULED = 8
+    CALLED = 9
+    ALLOCATED = 10
+    PREEMPTIBLE = 11
+    BH_ENABLED = 12
+    AFTER_STOP = 13
+    BEFORE_ARM = 14
+    UNKNOWN_RUNTIME = 15
+    UNCONFIRMED = 16
+    UNMATCHED = 17
+    DISAGREES = 18
 
     @property
     def is_violation(self) -> bool:
@@ -104,6 +105,8 @@ class Event:
                 detail = f": {_pick(OUTCOMES, self.a)}"
             case Kind.STOP:
                 detail = f": {_pick(STOP_REASONS, self.a)}"
+            case Kind.REPLACE:
+                detail = f": generation {self.a}, {self.b} hook{'' if self.b == 1 else 's'}"
             case Kind.ERROR:
                 detail = f": {self.text}"
             case Kind.CALLBACK:
