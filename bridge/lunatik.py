@@ -233,8 +233,8 @@ class Lunatik:
         it is any file, whose text is sent; with ``source`` it only names that text.
         ``netns`` is the name of a network namespace or a path, the caller's by
         default. With ``percpu`` the script runs in a Lua state per CPU, each of which
-        sees the packets of its CPU; not with ``sleep``. Raises LuaError when the script is missing or fails, UsageError,
-        ModuleError.
+        sees the packets of its CPU; not with ``sleep``. Raises LuaError when the script
+        is missing or fails, UsageError, ModuleError.
         """
         _, attrs = _script_attrs(script, source)
         attrs += [("LUNATIK_A_SLEEP", int(sleep)), ("LUNATIK_A_PERCPU", int(percpu))]

@@ -95,7 +95,10 @@ def test_a_script_below_the_root_can_take_over(dropping, traffic):
         ("this is no Lua", "syntax error"),
         ("error('broken')", "broken"),
         (_source(verdict="ACCEPT", extra="error('late')"), "late"),
-        (_source(verdict="ACCEPT", extra="function takeover() error('refused') end"), "refused"),
+        (
+            _source(verdict="ACCEPT", extra="function takeover() error('refused') end"),
+            "refused",
+        ),
         (_source(verdict="ACCEPT", extra="takeover = 5"), "'takeover' is a number"),
         (_source(verdict="ACCEPT", extra="while true do end"), "budget exceeded"),
     ],
