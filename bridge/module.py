@@ -20,7 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bridge.errors import EnvironmentLacking, LabError, ModuleError
-from bridge.lab import Lab, image, recipe
+from bridge.lab import Lab, image, recipe, sanitizer
 from bridge.lab.initramfs import chroot_argv
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -52,14 +52,16 @@ class Kernel:
 
     @classmethod
     def of_release(cls, release: str) -> Kernel:
-        """The kernel of the cached lab image that holds ``release``.
+        """The cached kernel of the lab's that is ``release``.
 
-        Raises LabError where no image holds it, as after the image was made anew.
+        Raises LabError where there is none, as after the image was made anew.
         """
         for suite in recipe.available():
             found = image.find(recipe.load(suite))
             if found and found.release == release:
                 return cls.of_image(found)
+        if (other := sanitizer.find()) and other.release == release:
+            return cls(other.sysroot, release, _find_lua(image.ensure().sysroot))
         raise LabError(
             f"no image holds the headers of the lab's kernel {release}",
             cure="end this lab and start another",
@@ -85,7 +87,7 @@ def build(kernel: Kernel, progress: Progress = lambda text: None) -> Path:
 
     Raises EnvironmentLacking without a compiler, ModuleError when the build fails.
     """
-    target = image.cache_dir() / f"module-{kernel.release}-{_fingerprint()}"
+    target = image.cache_dir() / f"module-{kernel.release}-{_fingerprint(kernel)}"
     with _building(target):
         if not (target / "lunatik.ko").exists():
             progress(f"building lunatik.ko for Linux {kernel.release}")
@@ -98,7 +100,7 @@ def clean_leftovers() -> list[str]:
     cache = image.cache_dir()
     copies = [
         path
-        for path in cache.glob("image-*/sysroot/tmp/build-*")
+        for path in cache.glob("*-*/sysroot/tmp/build-*")
         if not Path("/proc", path.name.removeprefix("build-")).exists()
     ]
     cache.mkdir(parents=True, exist_ok=True)
@@ -138,8 +140,9 @@ def _source_files() -> list[Path]:
     return sorted(path for path in files if "build" not in path.relative_to(PROJECT).parts)
 
 
-def _fingerprint() -> str:
-    digest = hashlib.sha256()
+def _fingerprint(kernel: Kernel) -> str:
+    # Two kernels of one release may differ in their configuration, not in their place.
+    digest = hashlib.sha256(str(kernel.sysroot).encode())
     for path in _source_files():
         digest.update(f"{path.relative_to(PROJECT)}\0".encode())
         digest.update(path.read_bytes())

@@ -16,6 +16,7 @@ from bridge.lab.lab import DEFAULT_NAME, Lab
 from bridge.lab.machine import Options
 from bridge.lab.passthrough import interactive, pass_through
 from bridge.lab.progress import to_stderr
+from bridge.lab.running import prepare
 from bridge.lab.status import LabStatus, survey
 
 
@@ -29,6 +30,13 @@ class _MachineArgs(TypedDict):
 
 
 _Verb = Callable[..., object]
+_kernel = click.option(
+    "--kernel",
+    type=click.Choice(list(KERNELS)),
+    default=DEFAULT_KERNEL,
+    show_default=True,
+    help="Which Linux.",
+)
 _name = click.option("--name", default=DEFAULT_NAME, show_default=True, help="Which lab.")
 
 
@@ -38,13 +46,7 @@ def _machine(verb: _Verb) -> _Verb:
     for option in (
         click.option("--icount", is_flag=True, help="One CPU whose time counts instructions."),
         click.option("--memory", "memory_mib", type=size, metavar="MIB", help="Memory."),
-        click.option(
-            "--kernel",
-            type=click.Choice(list(KERNELS)),
-            default=DEFAULT_KERNEL,
-            show_default=True,
-            help="Which Linux.",
-        ),
+        _kernel,
         click.option("--cpus", type=click.IntRange(1, 64), help="Number of CPUs."),
     ):
         verb = option(verb)
@@ -164,11 +166,12 @@ def _furnish(machine: Lab) -> None:
 
 
 @lab.command("image")
-@click.option("--remove", is_flag=True, help="Remove every cached image instead.")
-def image_verb(remove: bool) -> None:
-    """Build the image labs boot from, if it is not there; print its directory."""
+@click.option("--remove", is_flag=True, help="Remove every cached image and kernel instead.")
+@_kernel
+def image_verb(remove: bool, kernel: str) -> None:
+    """Build what labs boot from, if it is not there; print the directory it is in."""
     if remove:
         for path in image.remove_all():
             click.echo(f"removed {path}", err=True)
     else:
-        click.echo(image.ensure().directory)
+        click.echo(prepare(options_for(kernel), to_stderr).kernel.parent)

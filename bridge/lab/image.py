@@ -15,7 +15,6 @@ there at all; a lock keeps concurrent builders apart.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import shlex
 import shutil
@@ -98,26 +97,14 @@ def ensure(recipe: Recipe | None = None, progress: Progress = to_stderr) -> Imag
     wanted = recipe or recipes.load()
     if image := find(wanted):
         return image
-    with _builder_lock(wanted, progress):
+    target = image_dir(wanted)
+    with builder_lock(target, progress):
         if image := find(wanted):  # another builder was faster
             return image
-        return _build(wanted, progress)
-
-
-def squash_modules(image: Image, modules: Path) -> Path:
-    """Return a squashfs of another kernel's modules, cached beside ``image``."""
-    listing = sorted(
-        f"{path.relative_to(modules)} {path.stat().st_size} {path.stat().st_mtime_ns}"
-        for path in modules.rglob("*")
-        if path.is_file()
-    )
-    key = hashlib.sha256("\n".join([str(modules), *listing]).encode()).hexdigest()[:12]
-    path = image.directory / f"modules-{key}.squashfs"
-    if not path.exists():
-        scratch = image.directory / f".modules-{key}-{os.getpid()}"
-        _mksquashfs(modules, scratch, [])
-        scratch.replace(path)
-    return path
+        need_programs()
+        with building(target) as partial:
+            release = _build(wanted, partial, progress)
+    return Image(target, release)
 
 
 def clean_leftovers() -> list[str]:
@@ -145,41 +132,56 @@ def remove_tree(path: Path) -> None:
     shutil.rmtree(path)
 
 
+def _partial(target: Path) -> Path:
+    return target.with_name(f".building-{target.name}")
+
+
 @contextmanager
-def _builder_lock(recipe: Recipe, progress: Progress) -> Iterator[None]:
-    cache_dir().mkdir(parents=True, exist_ok=True)
-    with (cache_dir() / f".building-{recipe.suite}-{recipe.key}.lock").open("w") as lock:
+def builder_lock(target: Path, progress: Progress) -> Iterator[None]:
+    """Keep other processes from building ``target`` meanwhile, waiting for them first."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.with_name(f"{_partial(target).name}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            progress("waiting for another process that is building the image ...")
+            progress(f"waiting for another process that is building {target.name} ...")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def _build(recipe: Recipe, progress: Progress) -> Image:
-    _need_programs()
-    partial = cache_dir() / f".building-{recipe.suite}-{recipe.key}"
+@contextmanager
+def building(target: Path) -> Iterator[Path]:
+    """Give a directory to build in, which becomes ``target`` if the block succeeds.
+
+    Hold builder_lock() around it. What a killed build left there is removed first.
+    """
+    partial = _partial(target)
     if partial.exists():
         remove_tree(partial)
     partial.mkdir()
     try:
-        with step(progress, f"image of Debian {recipe.suite}, packages"):
-            _bootstrap(recipe, partial)
-        release = _release(partial / "sysroot")
-        with step(progress, f"image of Debian {recipe.suite}, kernel {release}"):
-            _uncompress_kernel(partial, release)
-        with step(progress, f"image of Debian {recipe.suite}, squashfs"):
-            _squash(recipe, partial)
-        (partial / "release").write_text(f"{release}\n")
-        partial.rename(image_dir(recipe))
+        yield partial
+        partial.rename(target)
     except BaseException:
         remove_tree(partial)
         raise
-    return Image(image_dir(recipe), release)
 
 
-def _need_programs() -> None:
+def _build(recipe: Recipe, partial: Path, progress: Progress) -> str:
+    """Build an image in ``partial``; return its kernel's release."""
+    with step(progress, f"image of Debian {recipe.suite}, packages"):
+        bootstrap(recipe, partial)
+    release = _release(partial / "sysroot")
+    with step(progress, f"image of Debian {recipe.suite}, kernel {release}"):
+        _uncompress_kernel(partial, release)
+    with step(progress, f"image of Debian {recipe.suite}, squashfs"):
+        _squash(recipe, partial)
+    (partial / "release").write_text(f"{release}\n")
+    return release
+
+
+def need_programs() -> None:
+    """Raise EnvironmentLacking where a program that builds images is missing."""
     missing = {program: pkg for program, pkg in _PROGRAMS.items() if not shutil.which(program)}
     if missing:
         raise EnvironmentLacking(
@@ -189,13 +191,16 @@ def _need_programs() -> None:
         )
 
 
-def _bootstrap(recipe: Recipe, partial: Path) -> None:
-    """Have mmdebstrap stream the root as a tar, and unpack it into sysroot/."""
+def bootstrap(recipe: Recipe, partial: Path) -> None:
+    """Have mmdebstrap stream the root as a tar, and unpack it into sysroot/.
+
+    Raises LabError where that fails.
+    """
     sysroot, log = partial / "sysroot", partial / "mmdebstrap.log"
     sysroot.mkdir()
     with log.open("wb") as log_file:
         maker = subprocess.Popen(
-            _tied(_mmdebstrap_argv(recipe)),
+            tied(_mmdebstrap_argv(recipe)),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log_file,
@@ -212,7 +217,7 @@ def _bootstrap(recipe: Recipe, partial: Path) -> None:
         ]
         try:
             unpacked = subprocess.run(
-                _tied(unpack), stdin=maker.stdout, capture_output=True, check=False
+                tied(unpack), stdin=maker.stdout, capture_output=True, check=False
             )
         finally:
             if maker.stdout:
@@ -228,7 +233,7 @@ def _bootstrap(recipe: Recipe, partial: Path) -> None:
     log.unlink()
 
 
-def _tied(argv: Sequence[str]) -> list[str]:
+def tied(argv: Sequence[str]) -> list[str]:
     """Make ``argv`` end with this process, even when that is killed."""
     if threading.current_thread() is not threading.main_thread():
         return list(argv)  # the death signal follows the thread, not the process
@@ -280,24 +285,25 @@ def _uncompress_kernel(partial: Path, release: str) -> None:
 
 def _squash(recipe: Recipe, partial: Path) -> None:
     exclude = ["-wildcards", "-e", *recipe.squash_exclude]
-    _mksquashfs(partial / "sysroot", partial / "root.squashfs", exclude)
+    mksquashfs(partial / "sysroot", partial / "root.squashfs", exclude)
     scratch = partial / "tmp"
     if scratch.exists():
         remove_tree(scratch)
 
 
-def _mksquashfs(source: Path, target: Path, extra: list[str]) -> None:
+def mksquashfs(source: Path, target: Path, extra: Sequence[str] = ()) -> None:
+    """Pack a directory as a squashfs that the lab can mount; raises LabError."""
     argv = ["mksquashfs", str(source), str(target), "-comp", "lz4", "-all-root"]
     argv += ["-noappend", "-no-progress", "-no-xattrs", "-quiet", *extra]
-    done = subprocess.run(_tied(argv), capture_output=True, text=True, check=False)
+    done = subprocess.run(tied(argv), capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise LabError(f"mksquashfs failed: {(done.stderr or done.stdout)[-800:]}")
 
 
 def remove_all() -> list[str]:
-    """Remove every cached image; return what was removed."""
+    """Remove every cached image and kernel; return what was removed."""
     removed = clean_leftovers()
-    for directory in sorted(cache_dir().glob("image-*")):
+    for directory in sorted([*cache_dir().glob("image-*"), *cache_dir().glob("kernel-*")]):
         remove_tree(directory)
         removed.append(str(directory))
     return removed

@@ -27,10 +27,9 @@ class Options:
     """What a lab's machine is like.
 
     ``icount`` makes virtual time count executed instructions: one emulated CPU
-    whose costs repeat on any host. ``kernel`` is another uncompressed kernel to
-    boot, ``modules`` its /lib/modules/RELEASE directory, ``append`` further words
-    for the kernel's command line. ``fresh`` boots the guest where a saved one could
-    be restored.
+    whose costs repeat on any host. ``sanitizer`` boots the image's root with the
+    sanitizer kernel. ``append`` is further words for the kernel's command line.
+    ``fresh`` boots the guest where a saved one could be restored.
     """
 
     cpus: int = 2
@@ -38,8 +37,7 @@ class Options:
     icount: bool = False
     acceleration: Acceleration = "auto"
     suite: str = "trixie"
-    kernel: Path | None = None
-    modules: Path | None = None
+    sanitizer: bool = False
     append: tuple[str, ...] = ()
     boot_timeout_s: float = 60.0
     fresh: bool = False
@@ -47,7 +45,11 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """The files a machine starts from; ``key`` names the guest side's version."""
+    """The files a machine starts from; ``key`` names the guest side's version.
+
+    ``modules`` is a squashfs of the kernel's /lib/modules/RELEASE where that is not in
+    the root.
+    """
 
     kernel: Path
     initramfs: Path
@@ -137,6 +139,8 @@ def command_line(options: Options, accelerator: str, boot: Boot, wiring: Wiring)
 def kernel_words(options: Options, boot: Boot) -> list[str]:
     """Return the kernel's command line; a crash of any kind ends the machine."""
     words = ["console=ttyS0", "panic=-1", "oops=panic", "mitigations=off"]
+    if options.sanitizer:
+        words.append("kasan_multi_shot")  # report every fault, not the first alone
     return [*words, f"LAB_KEY={boot.key}", *options.append]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bridge.errors import GuestCrashed, LabTimeout
-from bridge.lab import image, initramfs, machine, recipe
+from bridge.lab import image, initramfs, machine, recipe, sanitizer
 from bridge.lab.channel import Channel, ChannelLostError, Deadline
 from bridge.lab.console import Console
 from bridge.lab.machine import Boot, Options, Wiring
@@ -41,14 +41,14 @@ def prepare(options: Options, progress: Progress) -> Boot:
     machine.require_qemu()  # before minutes are spent on an image
     plan = recipe.load(options.suite)
     built = image.ensure(plan, progress)
-    # A kernel of the user's without modules has everything built in.
-    modules = options.modules if options.kernel else built.modules
+    other = sanitizer.ensure(progress) if options.sanitizer else None
     return Boot(
-        kernel=options.kernel or built.vmlinux,
-        initramfs=initramfs.build(built, plan, modules),
+        kernel=other.bzimage if other else built.vmlinux,
+        # The sanitizer kernel has everything built in.
+        initramfs=initramfs.build(built, plan, None if other else built.modules),
         root=built.squashfs,
         key=initramfs.agent_key(),
-        modules=image.squash_modules(built, options.modules) if options.modules else None,
+        modules=other.modules if other else None,
     )
 
 

@@ -25,7 +25,7 @@ from bridge.lab.machine import Boot, Options, Wiring
 from bridge.lab.progress import Progress, step
 from bridge.lab.running import Running
 
-_KEEP = 2
+_KEEP = 3
 # What traffic, tracer and tests import in the guest.
 _WARM = ("bcc", "click", "pyroute2", "pytest", "rich.console", "scapy.all")
 _WARM_S = 60.0

@@ -171,7 +171,7 @@ def test_two_builders_build_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -
         (image.image_dir(wanted) / "release").write_text("6.12-test\n")
         fcntl.flock(lock, fcntl.LOCK_UN)
 
-    with (cache / f".building-{wanted.suite}-{wanted.key}.lock").open("w") as lock:
+    with (cache / f".building-{image.image_dir(wanted).name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         built = image.ensure(wanted, build_by_someone_else)
     assert built.release == "6.12-test"
