@@ -1,9 +1,9 @@
-"""pytest inside the lab: run the tests named on standard input, report as JSON lines.
+"""pytest inside the lab: run groups of tests as they are asked for, report as JSON lines.
 
-Standard input also has the options that tests look at.
-
-Standard output carries the events alone; whatever pytest and the tests print goes
-to standard error.
+Each line of standard input names tests, and the options that they look at; it is run by
+a pytest of its own in a process of its own. The end of the input ends this. Standard
+output carries the events alone; whatever pytest and the tests print goes to standard
+error.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
+
+from bridge.testing import sanitizers
 
 ARGUMENTS = [
     "-p", "bridge.testing.plugin",
@@ -28,8 +30,8 @@ ARGUMENTS = [
 class Reporter:
     """The plugin that sends each report to the host as it is made."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._out = os.fdopen(descriptor, "w", buffering=1)
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
         self._config: pytest.Config | None = None
 
     def pytest_configure(self, config: pytest.Config) -> None:
@@ -42,25 +44,39 @@ class Reporter:
         data = self._config.hook.pytest_report_to_serializable(
             config=self._config, report=report
         )
-        self._send(event="report", report=data)
+        send(self._out, event="report", nodeid=report.nodeid, report=data)
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         """Say that a test's last report was sent."""
-        self._send(event="finish", nodeid=nodeid)
+        send(self._out, event="finish", nodeid=nodeid)
 
-    def _send(self, **event: Any) -> None:
-        self._out.write(json.dumps(event) + "\n")
-        self._out.flush()
+
+def send(out: TextIO, **event: Any) -> None:
+    """Send one event."""
+    out.write(json.dumps(event) + "\n")
+    out.flush()
 
 
 def main() -> int:
-    """Run the tests; return pytest's exit status."""
-    wanted = json.load(sys.stdin)
-    reporter = Reporter(os.dup(1))
+    """Run groups until the input ends."""
+    out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    return int(
-        pytest.main([*ARGUMENTS, *wanted["options"], *wanted["nodeids"]], plugins=[reporter])
-    )
+    for line in sys.stdin:
+        process = os.fork()
+        if process == 0:
+            os._exit(_run(json.loads(line), out))
+        os.waitpid(process, 0)
+        # A guest that has lost its watchdog is of no use to the next group.
+        send(out, event="end", spent=sanitizers.lockdep_is_off())
+    return 0
+
+
+def _run(wanted: dict[str, list[str]], out: TextIO) -> int:
+    arguments = [*ARGUMENTS, *wanted["options"], *wanted["nodeids"]]
+    status = pytest.main(arguments, plugins=[Reporter(out)])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return int(status)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--kernel",
         metavar="KERNEL",
-        help="the kernel that kernel tests run on in the lab: 6.12 (default) or 6.1",
+        help="the kernel that kernel tests run on in the lab: 6.12 (default), 6.1 or sanitizer",
+    )
+    group.addoption(
+        "--guests",
+        type=int,
+        default=1,
+        metavar="N",
+        help="number of labs that share the kernel tests, file by file",
     )
     group.addoption(
         "--long",
@@ -53,10 +60,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the markers and choose where kernel tests run."""
     config.addinivalue_line(
-        "markers", "kernel(min=None): needs a kernel with the module, at least release min"
+        "markers",
+        "kernel(min=None, alone=False, sanitizer=False): needs a kernel with the module, at"
+        " least release min; alone: a lab of its own; sanitizer: the sanitizer kernel",
     )
     config.addinivalue_line(
-        "markers", "expects_splat(text): the kernel's log must show a splat with this text"
+        "markers", "stock_kernel(reason): means nothing on the sanitizer kernel"
+    )
+    config.addinivalue_line(
+        "markers",
+        "expects_splat(text, sanitizer=False): the kernel's log must show a splat with this"
+        " text; sanitizer: on a kernel with sanitizers, others cannot tell",
     )
     if _runs_here(config):
         from bridge.testing.gates import Gates  # noqa: PLC0415 - only where it is used

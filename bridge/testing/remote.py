@@ -1,34 +1,58 @@
-"""Kernel tests, seen from the host: hand them to a lab, bring their reports back.
+"""Kernel tests, seen from the host: hand them to labs, bring their reports back.
 
-One pytest runs in the guest for all of them. Where the guest dies or hangs, the
-test that ran fails with the console in its report, and the rest go on in a new lab.
+The tests of a file form a group, which one guest runs; a guest takes the next group
+when it has done one, so with several guests the files are shared among them. Where a
+guest dies or hangs, the test that ran fails with the console in its report, and the
+rest of its group goes to a new guest.
 """
 
 from __future__ import annotations
 
 import json
-from collections import deque
-from collections.abc import Callable, Generator
+from collections import defaultdict, deque
+from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import groupby
 from time import monotonic
 from typing import Any
 
 import pytest
 
 from bridge import module
-from bridge.errors import BridgeError, GuestCrashed, LabTimeout, UsageError
+from bridge.errors import BridgeError, GuestCrashed, LabError, LabTimeout, UsageError
 from bridge.lab import Lab, Options
-from bridge.lab.kernels import DEFAULT_KERNEL, options_for
+from bridge.lab.kernels import DEFAULT_KERNEL, SANITIZER, options_for
 from bridge.testing.plugin import fail_on_skip
 
 Event = dict[str, Any]
+# Seconds that one guest is listened to while others may have something to say.
+_TURN_S = 0.1
 
 
-class GuestRun:
-    """A pytest running in a lab of its own over ``tests``: node ids, and options."""
+@dataclass(slots=True)
+class Group:
+    """Tests that one guest runs in this order; ``alone`` needs a guest of its own."""
 
-    def __init__(self, options: Options, tests: dict[str, list[str]], timeout_s: float) -> None:
+    nodeids: list[str]
+    alone: bool = False
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What is known of a test: reports that wait to be shown, and whether it is over."""
+
+    reports: deque[Event | str] = field(default_factory=deque)
+    over: bool = False
+
+
+class Guest:
+    """A lab of its own, whose pytest runs one group after another."""
+
+    def __init__(self, options: Options, timeout_s: float) -> None:
+        self.group: Group | None = None
         self._timeout_s = timeout_s
+        self._heard = monotonic()
         self._lines: deque[bytes] = deque()
         self._rest = b""
         with ExitStack() as stack:
@@ -38,24 +62,31 @@ class GuestRun:
                 self.lab.popen(["python3", "-m", "bridge.testing.guest"])
             )
             self._session.on_stdout = self._receive
-            self._session.write(json.dumps(tests).encode())
-            self._session.close_stdin()
             self._stack = stack.pop_all()
 
-    def next_event(self) -> Event | None:
-        """Return what happened next in the guest, None once its pytest has ended.
+    def start(self, group: Group, options: list[str]) -> None:
+        """Have a group run, with these options of pytest."""
+        self.group = group
+        self._heard = monotonic()
+        tests = {"nodeids": group.nodeids, "options": options}
+        self._session.write(json.dumps(tests).encode() + b"\n")
 
-        Raises LabTimeout after ``timeout_s`` without anything, GuestCrashed.
+    def events(self, wait_s: float) -> list[Event]:
+        """Return what happened, having waited for it up to ``wait_s`` seconds.
+
+        Raises LabTimeout once the guest has said nothing for too long, GuestCrashed.
         """
-        deadline = monotonic() + self._timeout_s
-        while not self._lines:
-            if self._session.returncode is not None:
-                return None
-            if monotonic() > deadline:
-                raise LabTimeout(f"the guest said nothing for {self._timeout_s:g} s")
-            self._session.pump(1.0)
-        event: Event = json.loads(self._lines.popleft())
-        return event
+        if not self._lines:
+            self._session.pump(wait_s)
+        if self._lines:
+            self._heard = monotonic()
+        elif self._session.returncode is not None:
+            raise LabError(f"pytest ended in the guest, status {self._session.returncode}")
+        elif monotonic() - self._heard > self._timeout_s:
+            raise LabTimeout(f"the guest said nothing for {self._timeout_s:g} s")
+        found = [json.loads(line) for line in self._lines]
+        self._lines.clear()
+        return found
 
     def explain(self) -> str:
         """What the guest's pytest printed, and the end of the console."""
@@ -72,7 +103,7 @@ class GuestRun:
 
 
 class Remote:
-    """The plugin that runs kernel tests in the lab."""
+    """The plugin that runs kernel tests in labs."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._timeout_s = float(config.getini("lunabridge_timeout_s"))
@@ -84,20 +115,44 @@ class Remote:
         except UsageError as error:
             raise pytest.UsageError(f"--kernel: {error}") from None
         self._test_options = ["--long"] if config.getoption("--long") else []
-        self._run: GuestRun | None = None
-        self._waiting: list[str] = []
+        if (guests := config.getoption("--guests")) < 1:
+            raise pytest.UsageError("--guests: at least 1")
+        self._guests: list[Guest | None] = [None] * guests
+        self._queue: deque[Group] = deque()
+        self._outcomes: defaultdict[str, Outcome] = defaultdict(Outcome)
+        self._left_out: dict[str, int] = {}
 
     def pytest_report_header(self) -> str:
         """Say where kernel tests will run."""
-        return f"lunabridge: kernel tests run in the lab, kernel {self._kernel}"
+        guests = len(self._guests)
+        shared = f", in {guests} guests" if guests > 1 else ""
+        return f"lunabridge: kernel tests run in the lab, kernel {self._kernel}{shared}"
+
+    def pytest_collection_modifyitems(
+        self, config: pytest.Config, items: list[pytest.Item]
+    ) -> None:
+        """Leave out tests that are for another kernel; the summary counts them."""
+        reasons = [(item, self._why_not(item)) for item in items]
+        left_out = [item for item, reason in reasons if reason]
+        items[:] = [item for item, reason in reasons if not reason]
+        for _, reason in reasons:
+            if reason:
+                self._left_out[reason] = self._left_out.get(reason, 0) + 1
+        if left_out:
+            config.hook.pytest_deselected(items=left_out)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Say which tests were left out, and why."""
+        for reason, count in sorted(self._left_out.items()):
+            terminalreporter.write_line(f"left out: {count} tests, {reason}")
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Note which tests the guest is to run."""
-        self._waiting = [item.nodeid for item in session.items if _is_kernel(item)]
+        """Note what the guests are to run."""
+        self._queue.extend(_groups(filter(_is_kernel, session.items)))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
-        """Run a kernel test in the guest; others run here."""
+        """Run a kernel test in a guest; others run here."""
         if not _is_kernel(item):
             return None
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
@@ -107,40 +162,105 @@ class Remote:
         return True
 
     def pytest_sessionfinish(self) -> None:
-        """End the lab."""
-        self._drop_run()
+        """End the labs."""
+        for slot in range(len(self._guests)):
+            self._drop(slot)
+
+    def _why_not(self, item: pytest.Item) -> str | None:
+        sanitizer = self._kernel == SANITIZER
+        if marker := item.get_closest_marker("stock_kernel"):
+            return f"not for the sanitizer kernel: {marker.args[0]}" if sanitizer else None
+        kernel = item.get_closest_marker("kernel")
+        if kernel and kernel.kwargs.get("sanitizer") and not sanitizer:
+            return "for the sanitizer kernel (make test-sanitizers)"
+        return None
 
     def _reports(self, item: pytest.Item) -> Generator[pytest.TestReport, None, None]:
+        outcome = self._outcomes[item.nodeid]
+        while outcome.reports or not outcome.over:
+            while outcome.reports:
+                report = outcome.reports.popleft()
+                if isinstance(report, str):
+                    yield _failure(item, report)
+                else:
+                    yield _deserialised(item.config, report)
+            if not outcome.over:
+                self._take_turns()
+
+    def _take_turns(self) -> None:
+        """Give every idle guest a group, and hear what the busy ones say."""
+        for slot in range(len(self._guests)):
+            if self._is_idle(slot) and self._queue:
+                self._assign(slot, self._queue.popleft())
+        for slot, guest in enumerate(self._guests):
+            if guest and guest.group:
+                self._listen(slot, guest, guest.group)
+
+    def _is_idle(self, slot: int) -> bool:
+        guest = self._guests[slot]
+        return guest is None or guest.group is None
+
+    def _assign(self, slot: int, group: Group) -> None:
+        if group.alone:
+            self._drop(slot)
         try:
-            run = self._running()
-            while (event := run.next_event()) is not None:
-                if event.get("nodeid") == item.nodeid and event["event"] == "finish":
-                    break
-                if event["event"] == "report":
-                    yield _deserialised(item.config, event["report"])
-            else:
-                yield _failure(item, f"the guest's pytest ended early\n{run.explain()}")
-                self._drop_run()
+            guest = self._guests[slot] or Guest(self._options, self._timeout_s)
+            self._guests[slot] = guest
+            guest.start(group, self._test_options)
         except BridgeError as error:
-            yield _failure(item, _explanation(error, self._run))
-            self._drop_run()
-        finally:
-            self._waiting.remove(item.nodeid)
+            self._give_up(slot, group, error)
 
-    def _running(self) -> GuestRun:
-        if self._run is None:
-            tests = {"nodeids": list(self._waiting), "options": self._test_options}
-            self._run = GuestRun(self._options, tests, self._timeout_s)
-        return self._run
+    def _listen(self, slot: int, guest: Guest, group: Group) -> None:
+        try:
+            for event in guest.events(_TURN_S):
+                if event["event"] == "end":
+                    self._end(slot, guest, group, spent=event["spent"])
+                elif event["event"] == "finish":
+                    self._outcomes[event["nodeid"]].over = True
+                else:
+                    self._outcomes[event["nodeid"]].reports.append(event["report"])
+        except BridgeError as error:
+            self._give_up(slot, group, error)
 
-    def _drop_run(self) -> None:
-        run, self._run = self._run, None
-        if run is not None:
-            run.close()
+    def _end(self, slot: int, guest: Guest, group: Group, *, spent: bool) -> None:
+        """Note that the guest is free again; a test it did not finish has failed."""
+        guest.group = None
+        if not all(self._outcomes[nodeid].over for nodeid in group.nodeids):
+            self._give_up(slot, group, LabError("the guest's pytest ended early"))
+        elif group.alone or spent:
+            self._drop(slot)
+
+    def _give_up(self, slot: int, group: Group, error: BridgeError) -> None:
+        """Fail the test that ran; what comes after it goes to another guest."""
+        victim, *rest = [name for name in group.nodeids if not self._outcomes[name].over]
+        self._outcomes[victim].reports.append(_explanation(error, self._guests[slot]))
+        self._outcomes[victim].over = True
+        if rest:
+            self._queue.appendleft(Group(rest, group.alone))
+        self._drop(slot)
+
+    def _drop(self, slot: int) -> None:
+        guest, self._guests[slot] = self._guests[slot], None
+        if guest is not None:
+            guest.close()
 
 
 def _is_kernel(item: pytest.Item) -> bool:
     return item.get_closest_marker("kernel") is not None
+
+
+def _groups(items: Iterable[pytest.Item]) -> list[Group]:
+    """Return the tests by file, and those that need a guest of their own one by one."""
+
+    def key(item: pytest.Item) -> tuple[str, str]:
+        marker = item.get_closest_marker("kernel")
+        alone = marker is not None and marker.kwargs.get("alone", False)
+        return item.nodeid.partition("::")[0], item.nodeid if alone else ""
+
+    return [
+        Group([item.nodeid for item in members], alone=bool(lone))
+        for (_, lone), members in groupby(items, key)
+    ]
 
 
 def _deserialised(config: pytest.Config, data: Event) -> pytest.TestReport:
@@ -151,10 +271,10 @@ def _deserialised(config: pytest.Config, data: Event) -> pytest.TestReport:
     return fail_on_skip(config, report)
 
 
-def _explanation(error: BridgeError, run: GuestRun | None) -> str:
+def _explanation(error: BridgeError, guest: Guest | None) -> str:
     if isinstance(error, GuestCrashed):
         return f"the guest crashed: {error}\n--- console ---\n{error.console}"
-    return f"{error}\n{run.explain()}" if run else str(error)
+    return f"{error}\n{guest.explain()}" if guest else str(error)
 
 
 def _failure(item: pytest.Item, text: str) -> pytest.TestReport:

@@ -51,3 +51,43 @@ def test_an_unknown_kernel_is_refused_with_what_there_is(run):
 def test_a_kernel_of_the_lab_and_no_lab_exclude_each_other(run):
     result = run("--kernel", "6.1", "--native")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
+
+
+CASES = """
+import pytest
+
+def test_on_the_host(): pass
+
+@pytest.mark.kernel(sanitizer=True)
+def test_that_only_the_sanitizer_kernel_can_run(): pass
+
+@pytest.mark.kernel
+@pytest.mark.stock_kernel("it counts instructions")
+def test_that_means_nothing_there(): pass
+"""
+
+
+def test_what_only_the_sanitizer_kernel_can_run_is_left_out_elsewhere_and_counted(
+    run, pytester
+):
+    pytester.makepyfile(CASES)
+    result = run("-k", "not nothing", "--kernel=6.12")
+    result.assert_outcomes(passed=1, deselected=2)
+    result.stdout.fnmatch_lines(["left out: 1 tests, for the sanitizer kernel*"])
+
+
+def test_what_means_nothing_on_the_sanitizer_kernel_is_left_out_with_its_reason(run, pytester):
+    pytester.makepyfile(CASES)
+    result = run("-k", "not only", "--kernel=sanitizer")
+    result.assert_outcomes(passed=1, deselected=2)
+    result.stdout.fnmatch_lines(["left out: 1 tests, not for the*: it counts instructions"])
+
+
+def test_the_header_says_how_many_guests_share_the_tests(run):
+    run("--guests=3").stdout.fnmatch_lines([_header("6.12") + ", in 3 guests"])
+
+
+def test_no_guests_is_refused(run):
+    result = run("--guests=0")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--guests: at least 1*"])

@@ -1,4 +1,4 @@
-"""Kernel tests run from the host: results come back, a dead guest fails one test."""
+"""Kernel tests run from the host: guests share them, a dead guest fails one test."""
 
 from __future__ import annotations
 
@@ -19,6 +19,16 @@ def test_on_the_host():
 def test_in_the_guest():
     print("said in the guest")
     assert os.environ["LUNABRIDGE_IN_LAB"]
+
+
+@pytest.mark.kernel
+def test_that_leaves_a_file():
+    Path("/tmp/left").touch()
+
+
+@pytest.mark.kernel(alone=True)
+def test_in_a_guest_of_its_own():
+    assert not Path("/tmp/left").exists()
 
 
 @pytest.mark.kernel
@@ -43,6 +53,15 @@ def test_after_the_panic(text):
     assert text
 """
 
+MORE = """
+import pytest
+
+
+@pytest.mark.kernel
+def test_in_the_other_guest():
+    pass
+"""
+
 
 def test_reports_come_back_and_a_panic_fails_one_test(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
@@ -52,17 +71,51 @@ def test_reports_come_back_and_a_panic_fails_one_test(
 
     # The inner pytest has another home, and would build an image of its own there.
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache_dir().parent))
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT))
     # The guest knows the project's tree alone, so the cases go there for a moment.
     cases = PROJECT / "tests" / "plugin" / "test_zz_remote_cases.py"
     cases.write_text(CASES)
+    more = cases.with_name("test_zz_remote_more.py")
+    more.write_text(MORE)
     try:
         result = pytester.runpytest_subprocess(
-            str(cases), "-c", str(PROJECT / "pyproject.toml"), f"--rootdir={PROJECT}",
-            "-p", "no:cacheprovider", "-rs", timeout=300,
+            str(cases), str(more), "-c", str(PROJECT / "pyproject.toml"),
+            f"--rootdir={PROJECT}", "-p", "no:cacheprovider", "-rs", "--guests=2", timeout=300,
         )  # fmt: skip
     finally:
         cases.unlink()
-    result.assert_outcomes(passed=4, failed=2, skipped=1)
+        more.unlink()
+    result.assert_outcomes(passed=7, failed=2, skipped=1)
     result.stdout.fnmatch_lines(
         ["*assert 7 == 8*", "*the guest crashed*", "*sysrq triggered crash*", "*for a reason*"]
     )
+
+
+def test_a_group_is_a_file_or_a_test_that_needs_a_guest_of_its_own(pytester):
+    from bridge.testing.remote import Group, _groups
+
+    items = pytester.getitems(
+        """
+        import pytest
+
+        @pytest.mark.kernel
+        def test_1(): pass
+
+        @pytest.mark.kernel(alone=True)
+        @pytest.mark.parametrize("number", [2, 3])
+        def test_alone(number): pass
+
+        @pytest.mark.kernel
+        def test_4(): pass
+
+        @pytest.mark.kernel
+        def test_5(): pass
+        """
+    )
+    names = [item.nodeid for item in items]
+    assert _groups(items) == [
+        Group(names[:1]),
+        Group(names[1:2], alone=True),
+        Group(names[2:3], alone=True),
+        Group(names[3:]),
+    ]
