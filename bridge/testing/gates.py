@@ -1,7 +1,8 @@
 """What is looked at after each kernel test, on the kernel that ran it.
 
 The kernel's log must show no splat, no network namespace and no runtime may be
-left, and at the end of the session the module must unload.
+left, and at the end of the session the module must unload, no memory be lost and, where
+there is lockdep, it must still be watching.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from bridge.errors import BridgeError
+from bridge.testing import sanitizers
 
 # The first words of what the kernel prints when it finds itself wrong, as in
 # kernel/panic.c, lib/bug.c, lib/ubsan.c, mm/kasan/report.c, kernel/locking/lockdep.c,
@@ -44,7 +46,7 @@ class KernelLog:
     """
 
     def __init__(self) -> None:
-        self._fd = os.open("/dev/kmsg", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         os.lseek(self._fd, 0, os.SEEK_END)
         self.splats()
 
@@ -62,7 +64,7 @@ class KernelLog:
 
     def _messages(self) -> Iterator[str]:
         mark = f"lunabridge: looked at the log, {os.urandom(8).hex()}"
-        os.write(self._fd, mark.encode() + b"\n")
+        Path("/dev/kmsg").write_text(f"{mark}\n")  # each opening may write ten lines in 5 s
         deadline = time.monotonic() + MARK_S
         while time.monotonic() < deadline:
             message = self._message()
@@ -91,32 +93,50 @@ class Gates:
         return f"lunabridge: kernel tests run here, on Linux {platform.release()}"
 
     @pytest.fixture(autouse=True, scope="session")
-    def _lunabridge_module(self) -> Generator[None, None, None]:
-        yield
-        if Path("/sys/module/lunatik").exists():
-            done = subprocess.run(
-                ["rmmod", "lunatik"], capture_output=True, text=True, check=False
-            )
-            if done.returncode:
-                pytest.fail(f"the module did not unload: {done.stderr.strip()}", pytrace=False)
+    def _lunabridge_session(
+        self, request: pytest.FixtureRequest
+    ) -> Generator[KernelLog, None, None]:
+        sanitizers.forget_leaks()
+        log = KernelLog()
+        yield log
+        problems = _unload()
+        problems += [f"kernel log: {splat}" for splat in log.splats()]
+        log.close()
+        problems += sanitizers.leaks()
+        if sanitizers.lockdep_is_off() and not _is_plant(request.session.items):
+            problems.append("lockdep has turned itself off, so locks went unwatched")
+        if problems:
+            pytest.fail("\n".join(["at the end of the session:", *problems]), pytrace=False)
 
     @pytest.fixture(autouse=True)
-    def _lunabridge_gate(self, request: pytest.FixtureRequest) -> Generator[None, None, None]:
+    def _lunabridge_gate(
+        self, request: pytest.FixtureRequest, _lunabridge_session: KernelLog
+    ) -> Generator[None, None, None]:
         marker = request.node.get_closest_marker("kernel")
         if marker is None:
             yield
             return
         _skip_older_kernels(marker.kwargs.get("min"))
-        namespaces, log = _namespaces(), KernelLog()
-        try:
-            yield
-            problems = _judge_splats(request.node, log.splats())
-        finally:
-            log.close()
+        log, namespaces = _lunabridge_session, _namespaces()
+        problems = [f"kernel log, before this test: {splat}" for splat in log.splats()]
+        yield
+        problems += _judge_splats(request.node, log.splats())
         problems += [f"left behind: {name}" for name in sorted(_namespaces() - namespaces)]
         problems += _stop_runtimes()
         if problems:
             pytest.fail("\n".join(problems), pytrace=False)
+
+
+def _unload() -> list[str]:
+    if not Path("/sys/module/lunatik").exists():
+        return []
+    done = subprocess.run(["rmmod", "lunatik"], capture_output=True, text=True, check=False)
+    return [f"the module did not unload: {done.stderr.strip()}"] if done.returncode else []
+
+
+def _is_plant(items: list[pytest.Item]) -> bool:
+    """Return whether all there is is a test that wants a splat, after which it may be off."""
+    return len(items) == 1 and items[0].get_closest_marker("expects_splat") is not None
 
 
 def _skip_older_kernels(minimum: str | None) -> None:
@@ -130,7 +150,11 @@ def _skip_older_kernels(minimum: str | None) -> None:
 
 
 def _judge_splats(node: pytest.Item, splats: list[str]) -> list[str]:
-    expected = [marker.args[0] for marker in node.iter_markers("expects_splat")]
+    expected = [
+        marker.args[0]
+        for marker in node.iter_markers("expects_splat")
+        if sanitizers.present() or not marker.kwargs.get("sanitizer")
+    ]
     problems = [
         f"kernel log: {splat}"
         for splat in splats
