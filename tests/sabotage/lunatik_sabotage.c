@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: (GPL-2.0 OR MIT)
 /*
- * Test-only: a Lua library that breaks every promise the tracer checks, so that
- * tests can show that the tracer notices. Never load it on a machine that matters.
+ * Test-only: a Lua library that breaks every promise that is checked, so that tests
+ * can show that the checkers notice. Never load it on a machine that matters.
  *
  * Its functions use no Lua API, take no arguments and return nothing. A policy
  * calls them in a callback, that is, in atomic context:
@@ -17,6 +17,13 @@
  *	interrupt	none of the callback's doing: waits for a hard interrupt
  *			that allocates with GFP_KERNEL (which the interrupt must
  *			not, but it gets away with it where memory is plenty)
+ *
+ * For a kernel with sanitizers there are also, from any context,
+ *
+ *	use_after_free	reads memory that it has freed
+ *	overflow	writes the byte behind an allocation
+ *	lose		an allocation whose only pointer is forgotten
+ *	invert		takes two locks in one order, then in the other
  *
  * A callback after stop cannot be staged with the module's own hook: the memory
  * it works on is gone by then. What can be had is what such a hook looks like
@@ -121,6 +128,54 @@ static int sabotage_interrupt(struct lua_State *L)
 	return 0;
 }
 
+static int sabotage_use_after_free(struct lua_State *L)
+{
+	u8 *bytes = kmalloc(LEAK_BYTES, GFP_ATOMIC);
+
+	kfree(bytes);
+	OPTIMIZER_HIDE_VAR(bytes); /* the compiler would notice, too */
+	if (bytes)
+		READ_ONCE(bytes[LEAK_BYTES / 2]);
+	return 0;
+}
+
+static int sabotage_overflow(struct lua_State *L)
+{
+	u8 *bytes = kmalloc(LEAK_BYTES, GFP_ATOMIC);
+	u8 *end = bytes + LEAK_BYTES;
+
+	OPTIMIZER_HIDE_VAR(end);
+	if (bytes)
+		WRITE_ONCE(*end, 0);
+	kfree(bytes);
+	return 0;
+}
+
+static int sabotage_lose(struct lua_State *L)
+{
+	void *lost = kmalloc(LEAK_BYTES, GFP_ATOMIC);
+
+	OPTIMIZER_HIDE_VAR(lost);
+	return 0;
+}
+
+static DEFINE_SPINLOCK(one_lock);
+static DEFINE_SPINLOCK(other_lock);
+
+static int sabotage_invert(struct lua_State *L)
+{
+	spin_lock_bh(&one_lock);
+	spin_lock(&other_lock);
+	spin_unlock(&other_lock);
+	spin_unlock_bh(&one_lock);
+
+	spin_lock_bh(&other_lock);
+	spin_lock(&one_lock);
+	spin_unlock(&one_lock);
+	spin_unlock_bh(&other_lock);
+	return 0;
+}
+
 static const struct lunatik_function functions[] = {
 	{ "sleep", sabotage_sleep },
 	{ "mutex", sabotage_mutex },
@@ -128,6 +183,10 @@ static const struct lunatik_function functions[] = {
 	{ "leak", sabotage_leak },
 	{ "bh", sabotage_bh },
 	{ "interrupt", sabotage_interrupt },
+	{ "use_after_free", sabotage_use_after_free },
+	{ "overflow", sabotage_overflow },
+	{ "lose", sabotage_lose },
+	{ "invert", sabotage_invert },
 	{ }
 };
 
@@ -200,5 +259,5 @@ static void __exit sabotage_exit(void)
 module_init(sabotage_init);
 module_exit(sabotage_exit);
 
-MODULE_DESCRIPTION("Test-only: breaks what the tracer of lunatik-bridge checks");
+MODULE_DESCRIPTION("Test-only: breaks what the tests of lunatik-bridge check");
 MODULE_LICENSE("Dual MIT/GPL");

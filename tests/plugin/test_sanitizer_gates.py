@@ -1,0 +1,86 @@
+"""On the sanitizer kernel the gates catch each kind of planted defect.
+
+Each plant has a guest of its own: after most of them lockdep is off.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+CASE = """
+import pytest, socket, subprocess
+from bridge.lunatik import GUEST_MODULE, Lunatik
+
+HOOK = '''
+local netfilter = require "netfilter"
+local sabotage = require "sabotage"
+netfilter.register{{
+  pf = netfilter.family.IPV4, hooknum = netfilter.inet_hooks.LOCAL_OUT, priority = 0,
+  hook = function() sabotage.{plant}() return netfilter.action.ACCEPT end,
+}}
+'''
+
+@pytest.mark.kernel
+def test_inner():
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    with Lunatik.load() as lunatik:
+        subprocess.run(["insmod", GUEST_MODULE.with_name("lunatik_sabotage.ko")], check=True)
+        try:
+            with (
+                lunatik.runtime("plant", source=HOOK, sleep=False) as runtime,
+                socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
+            ):
+                sender.sendto(b"x", ("127.0.0.1", 9))
+                assert runtime.info().calls == 1
+        finally:
+            subprocess.run(["rmmod", "lunatik_sabotage"], check=True)
+"""
+
+
+def _run(pytester: pytest.Pytester, plant: str) -> pytest.RunResult:
+    pytester.makepyfile(CASE.format(plant=plant))
+    return pytester.runpytest_subprocess(
+        "-p", "bridge.testing.plugin", "-p", "no:cacheprovider"
+    )
+
+
+def _plant(name: str, splat: str) -> object:
+    marks = [pytest.mark.kernel(alone=True, sanitizer=True), pytest.mark.expects_splat(splat)]
+    return pytest.param(name, splat, marks=marks, id=name)
+
+
+PLANTS = [
+    _plant("use_after_free", "KASAN: slab-use-after-free in sabotage_use_after_free"),
+    _plant("overflow", "KASAN: slab-out-of-bounds in sabotage_overflow"),
+    _plant("invert", "possible circular locking dependency"),
+    _plant("mutex", "sleeping function called from invalid context"),
+    _plant("allocate", "sleeping function called from invalid context"),
+]
+
+
+@pytest.mark.parametrize(("plant", "splat"), PLANTS)
+def test_a_planted_defect_fails_the_test_that_met_it(pytester, plant, splat):
+    result = _run(pytester, plant)
+    assert result.parseoutcomes()["errors"] >= 1
+    result.stdout.fnmatch_lines([f"*kernel log: *{splat}*"])
+
+
+@pytest.mark.kernel(alone=True, sanitizer=True)
+def test_lost_memory_fails_the_session(pytester):
+    result = _run(pytester, "lose")
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*at the end of the session:*",
+            "*unreferenced object * (size 128):*",
+            "*sabotage_lose*",
+        ]
+    )
+
+
+@pytest.mark.kernel(alone=True, sanitizer=True)
+@pytest.mark.expects_splat("possible circular locking dependency")
+def test_a_session_whose_locks_went_unwatched_fails_at_its_end(pytester):
+    result = _run(pytester, "invert")
+    assert result.parseoutcomes()["errors"] >= 1
+    result.stdout.fnmatch_lines(["*lockdep has turned itself off*"])
