@@ -14,17 +14,21 @@ LUA_FILES = $(shell git ls-files '*.lua')
 KMOD_CHECK ?= $(BIN)/python -m bridge.kmodcheck
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check setup image programs check-programs format clean distclean \
+.PHONY: help demo test test-sanitizers check setup image programs check-programs format clean distclean \
         check-python check-lua check-shell check-kmod
 
 help: ## list what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: setup ## show a packet policy at work in a kernel, in a throw-away machine
 	@$(BIN)/lunabridge demo
 
 test: setup ## run every test, on the host and in the lab (KERNEL=6.1: on that)
 	@$(BIN)/pytest $(if $(CI),--fail-on-skip) $(if $(KERNEL),--kernel=$(KERNEL))
+
+test-sanitizers: setup ## run the kernel tests on a kernel that finds its own bugs (KASAN, lockdep, ...)
+	@$(BIN)/lunabridge lab image --kernel sanitizer >/dev/null
+	@$(BIN)/pytest -m kernel --kernel=sanitizer --guests=2 $(if $(CI),--fail-on-skip)
 
 check: check-python check-lua check-shell check-kmod ## formatters, linters and types
 
