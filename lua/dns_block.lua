@@ -16,10 +16,7 @@ local function filter(skb)
   if protocol ~= UDP or not offset or skb:u16(offset + 2) ~= PORT then return ACCEPT end
   if count == 0 then return ACCEPT end
   local name = dns.question(skb:string(offset + HEADER))
-  while name do
-    if blocked[name] then return DROP end
-    name = dns.parent(name)
-  end
+  if name and dns.listed(name, blocked) then return DROP end
   return ACCEPT
 end
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -67,6 +68,25 @@ def script(lunatik: Lunatik) -> Iterator[Callable[..., Runtime]]:
             return stack.enter_context(runtime)
 
         yield create
+
+
+@pytest.fixture
+def client_hello() -> Callable[..., bytes]:
+    """Have OpenSSL make the bytes that a TLS client sends first."""
+
+    def make(name: str | None, alpn: list[str] | None = None, newest: str = "TLSv1_3") -> bytes:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.maximum_version = ssl.TLSVersion[newest]
+        if alpn:
+            context.set_alpn_protocols(alpn)
+        sent = ssl.MemoryBIO()
+        connection = context.wrap_bio(ssl.MemoryBIO(), sent, server_hostname=name)
+        with pytest.raises(ssl.SSLWantReadError):
+            connection.do_handshake()
+        return sent.read()
+
+    return make
 
 
 HOOK = """
