@@ -45,12 +45,18 @@ _CURES = {
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """What is loaded: releases of the module and of Lua, the Lua root, runtimes alive."""
+    """What is loaded: releases of the module and of Lua, the Lua root, runtimes alive.
+
+    ``memory_bytes`` is what all Lua states have taken, up to 32 KiB each more than
+    they use, and ``memory_limit_bytes`` what they may take.
+    """
 
     version: str
     lua_version: str
     lua_root: str
     runtimes: int
+    memory_bytes: int
+    memory_limit_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +188,8 @@ class Lunatik:
         """Load the module unless it is loaded, and connect.
 
         ``root`` is the directory scripts are looked up in; ``parameters`` are the
-        module's: memory_limit (bytes), budget and body_budget (Lua instructions),
-        body_time (ms of CPU).
+        module's: memory_limit and total_memory (bytes), budget and body_budget (Lua
+        instructions), body_time (ms of CPU).
         A module loaded here is unloaded by close(). A loaded one that was built from
         other sources is replaced if nothing uses it. Raises ModuleError.
         """
@@ -268,6 +274,8 @@ class Lunatik:
             lua_version=reply.get_attr("LUNATIK_A_LUA_VERSION"),
             lua_root=reply.get_attr("LUNATIK_A_LUA_ROOT"),
             runtimes=reply.get_attr("LUNATIK_A_RUNTIMES"),
+            memory_bytes=reply.get_attr("LUNATIK_A_MEMORY"),
+            memory_limit_bytes=reply.get_attr("LUNATIK_A_MEMORY_LIMIT"),
         )
 
     def request(self, command: Command, attrs: list[Any], *, dump: bool = False) -> list[Any]:

@@ -115,6 +115,7 @@ static int reply_end(struct sk_buff *msg, struct genl_info *info, void *header,
 
 static int control_info(struct sk_buff *skb, struct genl_info *info)
 {
+	u64 limit, taken = lunatik_memory_taken(&limit);
 	struct sk_buff *msg;
 	void *header;
 	int errno = 0;
@@ -126,7 +127,9 @@ static int control_info(struct sk_buff *skb, struct genl_info *info)
 	if (nla_put_string(msg, LUNATIK_A_VERSION, LUNATIK_VERSION) ||
 	    nla_put_string(msg, LUNATIK_A_LUA_VERSION, LUA_RELEASE) ||
 	    nla_put_string(msg, LUNATIK_A_LUA_ROOT, lunatik_script_root()) ||
-	    nla_put_u32(msg, LUNATIK_A_RUNTIMES, lunatik_runtime_count()))
+	    nla_put_u32(msg, LUNATIK_A_RUNTIMES, lunatik_runtime_count()) ||
+	    nla_put_u64_64bit(msg, LUNATIK_A_MEMORY, taken, LUNATIK_A_PAD) ||
+	    nla_put_u64_64bit(msg, LUNATIK_A_MEMORY_LIMIT, limit, LUNATIK_A_PAD))
 		errno = -EMSGSIZE;
 	return reply_end(msg, info, header, errno);
 }

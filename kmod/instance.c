@@ -25,6 +25,10 @@ static unsigned long memory_limit = 1024 * 1024;
 module_param(memory_limit, ulong, 0644);
 MODULE_PARM_DESC(memory_limit, "bytes a runtime may hold (default 1 MiB)");
 
+static unsigned long total_memory = 256 * 1024 * 1024;
+module_param(total_memory, ulong, 0644);
+MODULE_PARM_DESC(total_memory, "bytes all Lua states together may hold (default 256 MiB)");
+
 static unsigned int budget = 100 * 1000;
 module_param(budget, uint, 0644);
 MODULE_PARM_DESC(budget, "Lua instructions a call in atomic context may run (default 100,000)");
@@ -72,6 +76,52 @@ void lunatik_error_free(struct lunatik_error *error)
 
 /* Memory */
 
+/* States take their share of the total by so many bytes: one atomic operation each. */
+#define SHARE	(16 * 1024)
+
+static atomic_long_t total_taken;
+
+static bool take_share(struct lunatik_instance *instance, size_t bytes)
+{
+	long limit = min_t(unsigned long, READ_ONCE(total_memory), LONG_MAX);
+
+	if (atomic_long_add_return(bytes, &total_taken) > limit) {
+		atomic_long_sub(bytes, &total_taken);
+		return false;
+	}
+	instance->share += bytes;
+	return true;
+}
+
+static void return_share(struct lunatik_instance *instance, size_t bytes)
+{
+	instance->share -= bytes;
+	atomic_long_sub(bytes, &total_taken);
+}
+
+/* Whether a state may hold so many bytes more. */
+static bool may_grow(struct lunatik_instance *instance, size_t bytes)
+{
+	size_t room = instance->share - instance->memory;
+
+	if (bytes > instance->memory_limit - instance->memory)
+		return false;
+	return bytes <= room || take_share(instance, bytes - room + SHARE) ||
+		take_share(instance, bytes - room);
+}
+
+/**
+ * lunatik_memory_taken() - bytes that all Lua states together have taken
+ * @limit: how many they may take
+ *
+ * Return: that number; up to 32 KiB a state more than is in use.
+ */
+u64 lunatik_memory_taken(u64 *limit)
+{
+	*limit = READ_ONCE(total_memory);
+	return atomic_long_read(&total_taken);
+}
+
 /*
  * krealloc() never gives memory back, so a block that was made much smaller would
  * be held whole and accounted small. Lua wants shrinking not to fail.
@@ -104,8 +154,7 @@ static noinline void *lunatik_allocate(void *ud, void *ptr, size_t osize,
 	if (nsize == 0) {
 		kfree(ptr);
 	} else {
-		if (nsize > old &&
-		    nsize - old > instance->memory_limit - instance->memory)
+		if (nsize > old && !may_grow(instance, nsize - old))
 			return NULL;
 		new = nsize < old ? shrink(ptr, old, nsize, instance->gfp) :
 			lunatik_krealloc(ptr, nsize, instance->gfp);
@@ -113,6 +162,8 @@ static noinline void *lunatik_allocate(void *ud, void *ptr, size_t osize,
 			return NULL;
 	}
 	instance->memory += nsize - old;
+	if (instance->share - instance->memory > 2 * SHARE)
+		return_share(instance, SHARE);
 	trace_runtime_alloc(instance->runtime->id, old, nsize, instance->memory,
 			    (__force u32)instance->gfp);
 	return new;
@@ -645,6 +696,7 @@ size_t lunatik_instance_destroy(struct lunatik_instance *instance)
 	lunatik_handles_sweep(&instance->handles);
 	lunatik_library_close(instance);
 	leaked = instance->memory;
+	return_share(instance, instance->share);
 	WARN_ON_ONCE(leaked);
 	lunatik_instance_put(instance);
 	return leaked;

@@ -56,6 +56,7 @@ void lunatik_error_free(struct lunatik_error *error);
  * @state: enum lunatik_state of the body; written under the lock, read anywhere
  * @gfp: flags of every allocation of the Lua state
  * @memory: bytes the Lua state holds
+ * @share: bytes of the total it has taken, @memory or more
  * @memory_limit: bytes it may hold
  * @budget: Lua instructions a call from atomic context may run
  * @trapped: the instructions of the running call are counted
@@ -86,6 +87,7 @@ struct lunatik_instance {
 	u8 state;
 	gfp_t gfp;
 	size_t memory;
+	size_t share;
 	size_t memory_limit;
 	u32 budget;
 	bool trapped;
@@ -152,6 +154,7 @@ int lunatik_instance_call(struct lunatik_instance *instance, const char *global,
 void lunatik_instance_failed(struct lunatik_instance *instance, u32 hook,
 			     const char *message);
 
+u64 lunatik_memory_taken(u64 *limit);
 unsigned long lunatik_stack_floor(void);
 void lunatik_budget_start(struct lunatik_instance *instance, u32 instructions);
 void lunatik_budget_exhaust(struct lunatik_instance *instance);

@@ -15,15 +15,19 @@ static u32 runtimes_next;
 static atomic_t runtimes_alive;
 static struct workqueue_struct *work_queue;
 
-/* Whether there is an instance of this number: 0 always, CPUs may have gaps. */
-static bool runtime_has(const struct lunatik_runtime *rt, unsigned int i)
+/* The number of the next instance: the numbers of CPUs may have gaps. */
+static unsigned int runtime_after(const struct lunatik_runtime *rt, unsigned int i)
 {
-	return !rt->percpu || cpu_possible(i);
+	unsigned int width = lunatik_runtime_width(rt);
+
+	for (i++; i < width && !cpu_possible(i); i++)
+		;
+	return i;
 }
 
 #define for_each_instance(i, rt) \
-	for ((i) = 0; (i) < lunatik_runtime_width(rt); (i)++) \
-		if (!runtime_has(rt, i)) {} else
+	for ((i) = 0; (i) < lunatik_runtime_width(rt); \
+	     (i) = runtime_after(rt, i))
 
 /* Create */
 
@@ -416,9 +420,8 @@ static int replace_all(struct lunatik_runtime *rt,
 	if (i == lunatik_runtime_width(rt))
 		return 0;
 	failed = i;
-	for_each_instance(i, rt)
-		if (i < failed)
-			replace_one(rt, i, &instance[i], true, error);
+	for (i = 0; i < failed; i = runtime_after(rt, i))
+		replace_one(rt, i, &instance[i], true, error);
 	return errno;
 }
 

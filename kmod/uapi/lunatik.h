@@ -69,8 +69,10 @@ enum lunatik_state {
  * @LUNATIK_A_STATE: u32, enum lunatik_state
  * @LUNATIK_A_VALUES: nest of @LUNATIK_A_VALUE: arguments, or results
  * @LUNATIK_A_VALUE: nest of one enum lunatik_value_attr
- * @LUNATIK_A_MEMORY: u64, bytes the Lua state holds now
- * @LUNATIK_A_MEMORY_LIMIT: u64, bytes it may hold
+ * @LUNATIK_A_MEMORY: u64, bytes the Lua states of the runtime hold now; of the
+ *	module: bytes that all of them have taken
+ * @LUNATIK_A_MEMORY_LIMIT: u64, bytes each state may hold; of the module: bytes
+ *	all of them may take
  * @LUNATIK_A_BUDGET: u64, Lua instructions a call from atomic context may run
  * @LUNATIK_A_HOOKS: u32, hooks registered
  * @LUNATIK_A_CALLS: u64, callbacks run

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from bridge.errors import LuaError, ModuleError
-from bridge.lunatik import State
+from bridge.lunatik import Lunatik, State
 
 pytestmark = pytest.mark.kernel
 
@@ -237,20 +237,16 @@ def test_an_unknown_kind_of_runtime_is_refused(script):
 
 
 @both_kinds
-def test_an_argument_that_finds_no_memory_leaves_the_script_resumable(script, sleep):
-    runtime = script(
-        """
-        local fill = {}
-        pcall(function() while true do fill[#fill + 1] = ("x"):rep(500) .. #fill end end)
-        coroutine.yield()
-        return "still here"
-        """,
-        sleep=sleep,
-    )
-    with pytest.raises(LuaError, match="not enough memory"):
-        runtime.resume("y" * 60_000)
-    assert runtime.info().state is State.YIELDED
-    assert runtime.resume() == b"still here"
+def test_an_argument_that_finds_no_memory_leaves_the_script_resumable(sleep):
+    source = "coroutine.yield() return 'still here'"
+    with (
+        Lunatik.load(memory_limit=64 * 1024) as lunatik,
+        lunatik.runtime("small", source=source, sleep=sleep) as runtime,
+    ):
+        with pytest.raises(LuaError, match="not enough memory"):
+            runtime.resume("y" * 60_000)
+        assert runtime.info().state is State.YIELDED
+        assert runtime.resume() == b"still here"
 
 
 def test_a_script_that_fails_while_its_error_is_described_has_failed(script):
