@@ -133,6 +133,27 @@ class Symbols:
         others = (at for at, _, owner in self.functions if at > first and owner != module)
         return Text(module, first, min(last + 0x10000, *others, last + 0x10000))
 
+    def per_cpu_offset(self) -> int:
+        """Return the address of the CPUs' offsets. Raises EnvironmentLacking."""
+        address = self.addresses.get("__per_cpu_offset")
+        if address is None:
+            raise EnvironmentLacking(
+                "the kernel has no __per_cpu_offset; only x86-64 is covered"
+            )
+        return address
+
+    def preempt_count(self) -> int:
+        """Return the per-CPU offset of preempt_count. Raises EnvironmentLacking.
+
+        It is a variable of its own up to 6.1 and from 6.15, and lies in struct pcpu_hot,
+        8 bytes in, between (arch/x86/include/asm/current.h).
+        """
+        if "__preempt_count" in self.addresses:
+            return self.addresses["__preempt_count"]
+        if "pcpu_hot" in self.addresses:
+            return self.addresses["pcpu_hot"] + 8
+        raise EnvironmentLacking("the kernel has no preempt_count that the tracer knows of")
+
 
 _MODULE_LINE = re.compile(rb"^([0-9a-f]+) ([tTwW]) (\S+)\t\[(\w+)\]", re.MULTILINE)
 

@@ -103,8 +103,8 @@ class Tracer:
 
     def _flags(self, symbols: probes.Symbols) -> tuple[str, ...]:
         return (
-            f"-DPER_CPU_OFFSET={_per_cpu_offset(symbols):#x}ULL",
-            f"-DPREEMPT_COUNT={_preempt_count(symbols):#x}ULL",
+            f"-DPER_CPU_OFFSET={symbols.per_cpu_offset():#x}ULL",
+            f"-DPREEMPT_COUNT={symbols.preempt_count():#x}ULL",
             f"-DRING_PAGES={self._ring_pages}",
             f"-DCALLBACK_EVENTS={int(self._callback_events)}",
             f"-DSELF={os.getpid()}",
@@ -334,23 +334,3 @@ def _check_tracepoints() -> None:
                 f"tracepoint {name} is expected in {probes.MODULE} alone, it is in {systems}",
                 cure="load the module built from the same tree",
             )
-
-
-def _per_cpu_offset(symbols: probes.Symbols) -> int:
-    address = symbols.addresses.get("__per_cpu_offset")
-    if address is None:
-        raise EnvironmentLacking("the kernel has no __per_cpu_offset; only x86-64 is covered")
-    return address
-
-
-def _preempt_count(symbols: probes.Symbols) -> int:
-    """Return the per-CPU offset of preempt_count.
-
-    It is a variable of its own up to 6.1 and from 6.15, and lies in struct pcpu_hot,
-    8 bytes in, between (arch/x86/include/asm/current.h).
-    """
-    if "__preempt_count" in symbols.addresses:
-        return symbols.addresses["__preempt_count"]
-    if "pcpu_hot" in symbols.addresses:
-        return symbols.addresses["pcpu_hot"] + 8
-    raise EnvironmentLacking("the kernel has no preempt_count that the tracer knows of")
