@@ -254,7 +254,7 @@ void lunatik_budget_start(struct lunatik_instance *instance, u32 instructions)
  * lunatik_budget_exhaust() - have the running call fail at its next instruction
  * @instance: that runs
  *
- * Context: an interrupt on the CPU that runs the instance.
+ * Context: an interrupt on the CPU that runs the instance, or the task that does.
  */
 void lunatik_budget_exhaust(struct lunatik_instance *instance)
 {
@@ -480,13 +480,16 @@ static int instance_enter(struct lunatik_instance *instance,
 	instructions = instance_begin(instance, outer);
 	lua_pushcfunction(L, function);
 	lua_pushlightuserdata(L, call);
-	if (!preemptible) {
+	if (preemptible) {
+		lunatik_watchdog_enter_body(instance);
+		status = lua_pcall(L, 1, 0, 0);
+		lunatik_watchdog_leave_body(instance);
+	} else {
 		lunatik_watchdog_enter(instance);
 		instance->trapped = true; /* it is counted already */
-	}
-	status = lua_pcall(L, 1, 0, 0);
-	if (!preemptible)
+		status = lua_pcall(L, 1, 0, 0);
 		lunatik_watchdog_leave(instance);
+	}
 	instance_end(instance, outer, instructions);
 	if (call->pending)
 		lua_pop(instance->body, call->pending);

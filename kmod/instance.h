@@ -68,6 +68,8 @@ void lunatik_error_free(struct lunatik_error *error);
  * @owner_cpu: CPU that runs in a non-sleepable one, or -1
  * @dog: watchdog that watches the running callback
  * @outer: instance that the watchdog of this CPU watched before
+ * @task: that runs in the instance in process context, see watchdog.c
+ * @running: in the watchdog's list of such instances
  * @L: main thread; callbacks run here
  * @body: thread of the script's body
  * @hooks: struct lunatik_hook; grows while the body first runs
@@ -99,6 +101,8 @@ struct lunatik_instance {
 	int owner_cpu;
 	struct watchdog *dog;
 	struct lunatik_instance *outer;
+	struct task_struct *task;
+	struct list_head running;
 	lua_State *L;
 	lua_State *body;
 	struct list_head hooks;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: (GPL-2.0 OR MIT)
 /*
- * The watchdog of callbacks.
+ * The watchdog of callbacks, and of bodies.
  *
  * Counting instructions costs every one of them. So a callback runs uncounted,
  * and a timer per CPU looks at which one is running; it ticks only while packets
@@ -12,10 +12,16 @@
  * Instructions are no measure of time: one can collect all garbage, or match a
  * pattern. A callback that is still met after LATE periods fails at its next
  * instruction, and so do the loops in C that look at the time.
+ *
+ * A body in process context counts its instructions, and every so many it looks at
+ * the CPU time it has used. The loops in C do so too, by a list of who runs what.
  */
 #include <linux/hrtimer.h>
+#include <linux/jiffies.h>
+#include <linux/list.h>
 #include <linux/percpu.h>
 #include <linux/sched/signal.h>
+#include <linux/spinlock.h>
 
 #include "instance.h"
 #include "watchdog.h"
@@ -40,6 +46,12 @@ struct watchdog {
 };
 
 static DEFINE_PER_CPU(struct watchdog, watchdogs);
+
+/* Instances that run in process context, the latest first. */
+static LIST_HEAD(bodies);
+static DEFINE_SPINLOCK(bodies_lock);
+/* When a loop in C last looked at the time on this CPU. */
+static DEFINE_PER_CPU(unsigned long, looked);
 
 static void watchdog_bark(struct lunatik_instance *instance)
 {
@@ -113,6 +125,68 @@ void lunatik_watchdog_leave(struct lunatik_instance *instance)
 }
 
 /**
+ * lunatik_watchdog_enter_body() - a call in process context is about to run
+ * @instance: its instance, which knows when the call is over its time
+ *
+ * Context: process.
+ */
+void lunatik_watchdog_enter_body(struct lunatik_instance *instance)
+{
+	instance->task = current;
+	spin_lock(&bodies_lock);
+	list_add(&instance->running, &bodies);
+	spin_unlock(&bodies_lock);
+}
+
+/**
+ * lunatik_watchdog_leave_body() - the call has ended
+ * @instance: its instance
+ *
+ * Context: process.
+ */
+void lunatik_watchdog_leave_body(struct lunatik_instance *instance)
+{
+	spin_lock(&bodies_lock);
+	list_del(&instance->running);
+	spin_unlock(&bodies_lock);
+}
+
+/* The instance that this task runs in, in process context. */
+static struct lunatik_instance *body_find(void)
+{
+	struct lunatik_instance *instance, *found = NULL;
+
+	spin_lock(&bodies_lock);
+	list_for_each_entry(instance, &bodies, running) {
+		if (instance->task == current) {
+			found = instance;
+			break;
+		}
+	}
+	spin_unlock(&bodies_lock);
+	return found; /* nobody but this task can end it */
+}
+
+/* Once a jiffy is often enough, and costs a loop nothing. */
+static int body_overdue(void)
+{
+	struct lunatik_instance *instance;
+	unsigned long now = jiffies;
+
+	cond_resched();
+	if (fatal_signal_pending(current))
+		return 1;
+	if (raw_cpu_read(looked) == now)
+		return 0;
+	raw_cpu_write(looked, now);
+	instance = body_find();
+	if (!instance || current->se.sum_exec_runtime < instance->cpu_end)
+		return 0;
+	lunatik_budget_exhaust(instance);
+	return 1;
+}
+
+/**
  * lunatik_overdue() - whether a loop in C should end by an error
  *
  * Context: any; called by the string library. In process context it lets others
@@ -124,10 +198,8 @@ int lunatik_overdue(void)
 {
 	struct lunatik_instance *instance;
 
-	if (preemptible()) {
-		cond_resched();
-		return fatal_signal_pending(current);
-	}
+	if (preemptible())
+		return body_overdue();
 	instance = this_cpu_read(watchdogs.running);
 	return instance && READ_ONCE(instance->limits.overdue);
 }

@@ -10,6 +10,8 @@ struct lunatik_instance;
 
 void lunatik_watchdog_enter(struct lunatik_instance *instance);
 void lunatik_watchdog_leave(struct lunatik_instance *instance);
+void lunatik_watchdog_enter_body(struct lunatik_instance *instance);
+void lunatik_watchdog_leave_body(struct lunatik_instance *instance);
 void lunatik_watchdog_init(void);
 void lunatik_watchdog_exit(void);
 

@@ -49,6 +49,13 @@ def test_a_greedy_body_ends_with_an_error(small, source, sleep):
         small.runtime("greedy", source=source, sleep=sleep)
 
 
+@_cases(PATTERNS)
+def test_a_body_in_an_endless_pattern_ends_with_an_error(small, source):
+    looped = f"while true do pcall(function() {source} end) end"
+    with pytest.raises(LuaError, match="instruction budget exceeded"):
+        small.runtime("pattern", source=looped)
+
+
 def test_a_body_in_an_endless_pattern_can_be_killed(small, tmp_path):
     script = tmp_path / "endless.lua"
     script.write_text(PATTERNS["backtracking"])
