@@ -5,6 +5,9 @@
 #include <linux/moduleparam.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task_stack.h>
+#include <linux/version.h>
+
+#include <asm/current.h>
 
 #include "hook.h"
 #include "instance.h"
@@ -18,7 +21,7 @@
 
 /* What one level of C may use below the last check of the stack, in bytes. */
 #define STACK_RESERVE		3072
-/* What Lua may use of an interrupt stack, whose end we are not told, in bytes. */
+/* What Lua may use of an interrupt stack, where we are not told its end, in bytes. */
 #define STACK_INTERRUPT		(7 * 1024)
 
 static unsigned long memory_limit = 1024 * 1024;
@@ -171,11 +174,30 @@ static noinline void *lunatik_allocate(void *ud, void *ptr, size_t osize,
 
 /* The kernel stack, and interrupting Lua */
 
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 12, 0) && \
+	LINUX_VERSION_CODE < KERNEL_VERSION(6, 13, 0)
+/* The end of this CPU's interrupt stack, or 0 where we are not on it. */
+static unsigned long interrupt_stack_end(unsigned long here)
+{
+	/* irq_init_percpu_irqstack(): one word below the top */
+	unsigned long top = sizeof(long) +
+		(unsigned long)this_cpu_read(pcpu_hot.hardirq_stack_ptr);
+
+	return top - here < IRQ_STACK_SIZE ? top - IRQ_STACK_SIZE : 0;
+}
+#else
+/* Linux 6.1 does not export where its interrupt stacks are. */
+static unsigned long interrupt_stack_end(unsigned long here)
+{
+	return 0;
+}
+#endif
+
 /**
  * lunatik_stack_floor() - the address Lua must stay above
  *
- * Context: any. On the task's stack its end is known. On an interrupt stack it is
- * not, and Lua gets a fixed share of what is below us.
+ * Context: any. On the task's stack its end is known. On an interrupt stack it is on
+ * some kernels; on others Lua gets a fixed share of what is below us.
  *
  * Return: the address; more than the current stack pointer where nothing is left.
  */
@@ -186,7 +208,8 @@ unsigned long lunatik_stack_floor(void)
 
 	if (here - stack < THREAD_SIZE)
 		return stack + STACK_RESERVE;
-	return here - STACK_INTERRUPT;
+	stack = interrupt_stack_end(here);
+	return stack ? stack + STACK_RESERVE : here - STACK_INTERRUPT;
 }
 
 /* Whether Lua runs in process context, without a spinlock. */

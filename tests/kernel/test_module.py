@@ -80,6 +80,7 @@ requests = [
     (Command.RUNTIME_GET, [], True),
     (Command.RESUME, [("LUNATIK_A_ID", 1)], False),
     (Command.STOP, [("LUNATIK_A_ID", 1)], False),
+    (Command.REPLACE, [("LUNATIK_A_ID", 1), ("LUNATIK_A_NAME", "echo")], False),
 ]
 for command, attrs, dump in requests:
     try:
@@ -109,7 +110,7 @@ def test_without_cap_sys_admin_only_info_is_answered(lunatik, become):
     )
     version, *lines = done.stdout.splitlines()
     assert version == lunatik.info().version
-    commands = ["CREATE", "RUNTIME_GET", "RUNTIME_GET", "RESUME", "STOP"]
+    commands = ["CREATE", "RUNTIME_GET", "RUNTIME_GET", "RESUME", "STOP", "REPLACE"]
     needs = "needs CAP_SYS_ADMIN in the initial user namespace"
     assert lines == [f"{name} {errno.EPERM} {needs}" for name in commands]
     assert len(lunatik.runtimes()) == 1
