@@ -110,7 +110,7 @@ def ensure(recipe: Recipe | None = None, progress: Progress = to_stderr) -> Imag
 def clean_leftovers() -> list[str]:
     """Remove what killed builds left in the cache; return what was removed."""
     removed = []
-    for partial in sorted(cache_dir().glob(".building-*")):
+    for partial in filter(Path.is_dir, sorted(cache_dir().glob(".building-*"))):
         with (cache_dir() / f"{partial.name}.lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -8,6 +8,7 @@ mount -t devtmpfs dev /dev
 exec </dev/console >/dev/console 2>&1
 
 for module in /modules/*.ko; do
+    [ -e "$module" ] || break # all is built in
     insmod "$module" || echo "lab: cannot load $module"
 done
 
@@ -34,7 +35,7 @@ mount -t bpf bpf sys/fs/bpf
 mount -t cgroup2 cgroup sys/fs/cgroup
 if [ -b dev/vdb ]; then # modules of a kernel that is not the image's own
     mkdir -p "lib/modules/$(uname -r)"
-    mount -t squashfs -o ro /dev/vdb "lib/modules/$(uname -r)"
+    mount -t squashfs -o ro dev/vdb "lib/modules/$(uname -r)"
 fi
 ln -s /proc/self/fd dev/fd
 echo lab >proc/sys/kernel/hostname
