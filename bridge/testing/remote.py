@@ -36,6 +36,7 @@ class Group:
 
     nodeids: list[str]
     alone: bool = False
+    finished: int = 0
 
 
 @dataclass(slots=True)
@@ -216,18 +217,25 @@ class Remote:
                 if event["event"] == "end":
                     self._end(slot, guest, group, spent=event["spent"])
                 elif event["event"] == "finish":
-                    self._outcomes[event["nodeid"]].over = True
+                    self._finish(group, event["nodeid"])
                 else:
                     self._outcomes[event["nodeid"]].reports.append(event["report"])
         except BridgeError as error:
             self._give_up(slot, group, error)
 
+    def _finish(self, group: Group, nodeid: str) -> None:
+        """Note that a test has run; the last is over when the guest's session is."""
+        group.finished += 1
+        self._outcomes[nodeid].over = nodeid != group.nodeids[-1]
+
     def _end(self, slot: int, guest: Guest, group: Group, *, spent: bool) -> None:
         """Note that the guest is free again; a test it did not finish has failed."""
         guest.group = None
-        if not all(self._outcomes[nodeid].over for nodeid in group.nodeids):
+        if group.finished < len(group.nodeids):
             self._give_up(slot, group, LabError("the guest's pytest ended early"))
-        elif group.alone or spent:
+            return
+        self._outcomes[group.nodeids[-1]].over = True
+        if group.alone or spent:
             self._drop(slot)
 
     def _give_up(self, slot: int, group: Group, error: BridgeError) -> None:

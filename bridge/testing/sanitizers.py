@@ -5,10 +5,13 @@ On a kernel without them everything here finds nothing.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 KMEMLEAK = Path("/sys/kernel/debug/kmemleak")
 LOCKDEP = Path("/proc/lockdep_stats")
+# There once this boot's memory has been scanned and nothing was lost.
+_CLEAN = Path("/run/lunabridge-no-leaks")
 
 
 def present() -> bool:
@@ -17,10 +20,14 @@ def present() -> bool:
 
 
 def forget_leaks() -> None:
-    """Let leaks() report only what leaks from now on."""
-    if KMEMLEAK.exists():
+    """Let leaks() report only what leaks from now on.
+
+    Only what a scan has found can be forgotten, and a scan takes seconds, so this does
+    nothing after a leaks() that found none.
+    """
+    if KMEMLEAK.exists() and not _CLEAN.exists():
         KMEMLEAK.write_text("scan")
-        KMEMLEAK.write_text("clear")  # only what a scan found can be cleared
+        KMEMLEAK.write_text("clear")
 
 
 def leaks() -> list[str]:
@@ -33,6 +40,7 @@ def leaks() -> list[str]:
         return []
     KMEMLEAK.write_text("scan")
     if not KMEMLEAK.read_text():
+        _CLEAN.touch()
         return []
     KMEMLEAK.write_text("scan")
     reports = KMEMLEAK.read_text()
@@ -46,5 +54,4 @@ def lockdep_is_off() -> bool:
     """Return whether lockdep has turned itself off, after which locks go unwatched."""
     if not present():
         return False
-    lines = (line.split(":") for line in LOCKDEP.read_text().splitlines())
-    return any(name.strip() == "debug_locks" and int(value) == 0 for name, value in lines)
+    return re.search(r"\bdebug_locks: +0\b", LOCKDEP.read_text()) is not None
