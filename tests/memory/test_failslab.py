@@ -186,6 +186,13 @@ REQUESTS = {
     "resume": Request(_resume, _echo(sleep=True)),
     "resume, atomic": Request(_resume, _echo(sleep=False)),
     "resume, an error": Request(_fail, _echo(sleep=True)),
+    "create, for each CPU": Request(
+        lambda lunatik, _: lunatik.runtime("accept", sleep=False, percpu=True)
+    ),
+    "replace": Request(
+        lambda _, runtime: runtime.replace("accept"),
+        lambda lunatik: lunatik.runtime("dns_block", sleep=False),
+    ),
     "stop": Request(lambda _, runtime: runtime.stop(), _echo(sleep=False)),
     "stop, with a hook": Request(
         lambda _, runtime: runtime.stop(),
