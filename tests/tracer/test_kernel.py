@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from bridge.lunatik import Runtime
 
 pytestmark = pytest.mark.kernel
+MAY_SLEEP = pytest.mark.expects_splat(
+    "sleeping function called from invalid context", sanitizer=True
+)
 
 HONEST = """
 local netfilter = require "netfilter"
@@ -143,6 +146,7 @@ def test_a_callback_that_sleeps_is_caught(sabotage: Sabotage) -> None:
     assert "the callback's task was switched away (it slept)" in reasons(trace)
 
 
+@MAY_SLEEP
 def test_a_callback_that_takes_a_mutex_is_caught(sabotage: Sabotage) -> None:
     trace = trace_policy(sabotage, "mutex")
     assert prove(trace, 2).atomic.outcome is VIOLATED
@@ -151,6 +155,7 @@ def test_a_callback_that_takes_a_mutex_is_caught(sabotage: Sabotage) -> None:
     assert any("sabotage_mutex" in frame for frame in first.stack)
 
 
+@MAY_SLEEP
 def test_a_callback_that_allocates_with_gfp_kernel_is_caught(sabotage: Sabotage) -> None:
     trace = trace_policy(sabotage, "allocate")
     assert prove(trace, 2).atomic.outcome is VIOLATED
@@ -164,6 +169,9 @@ def test_a_callback_that_enables_bottom_halves_is_caught(sabotage: Sabotage) -> 
     assert "enabled bottom halves: __local_bh_enable_ip" in reasons(trace)
 
 
+@MAY_SLEEP
+@pytest.mark.expects_splat("inconsistent lock state", sanitizer=True)
+@pytest.mark.kernel(alone=True)
 def test_what_a_hard_interrupt_does_is_not_held_against_the_callback(
     sabotage: Sabotage,
 ) -> None:
