@@ -10,8 +10,6 @@ from pathlib import Path
 
 KMEMLEAK = Path("/sys/kernel/debug/kmemleak")
 LOCKDEP = Path("/proc/lockdep_stats")
-# There once this boot's memory has been scanned and nothing was lost.
-_CLEAN = Path("/run/lunabridge-no-leaks")
 
 
 def present() -> bool:
@@ -20,14 +18,10 @@ def present() -> bool:
 
 
 def forget_leaks() -> None:
-    """Let leaks() report only what leaks from now on.
-
-    Only what a scan has found can be forgotten, and a scan takes seconds, so this does
-    nothing after a leaks() that found none.
-    """
-    if KMEMLEAK.exists() and not _CLEAN.exists():
+    """Let leaks() report only what leaks from now on."""
+    if KMEMLEAK.exists():
         KMEMLEAK.write_text("scan")
-        KMEMLEAK.write_text("clear")
+        KMEMLEAK.write_text("clear")  # only what a scan has found can be cleared
 
 
 def leaks() -> list[str]:
@@ -40,7 +34,6 @@ def leaks() -> list[str]:
         return []
     KMEMLEAK.write_text("scan")
     if not KMEMLEAK.read_text():
-        _CLEAN.touch()
         return []
     KMEMLEAK.write_text("scan")
     reports = KMEMLEAK.read_text()
