@@ -338,7 +338,7 @@ static int value_parse(struct nlattr *nest, struct lunatik_value *value,
 	return 0;
 }
 
-/* The list of values in @nest, which may be NULL. For kfree(). */
+/* The list of values in @nest, which may be NULL. For lunatik_values_free(). */
 static struct lunatik_values *values_parse(struct nlattr *nest,
 					   struct netlink_ext_ack *extack)
 {
@@ -366,7 +366,7 @@ static struct lunatik_values *values_parse(struct nlattr *nest,
 			errno = value_parse(attr, &values->value[n++], &room,
 					    extack);
 		if (errno) {
-			kfree(values);
+			lunatik_values_free(values);
 			return ERR_PTR(errno);
 		}
 	}
@@ -451,12 +451,12 @@ static int control_resume(struct sk_buff *skb, struct genl_info *info)
 		goto put;
 	}
 	errno = lunatik_runtime_resume(rt, NULL, args, &results, &error);
-	kfree(args);
+	lunatik_values_free(args);
 	if (errno)
 		errno = control_fail(skb, info, &error);
 	else
 		errno = resume_reply(info, rt, results);
-	kfree(results);
+	lunatik_values_free(results);
 put:
 	lunatik_runtime_put(rt);
 	return errno;

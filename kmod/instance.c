@@ -46,7 +46,7 @@ MODULE_PARM_DESC(body_time, "milliseconds of CPU a call in process context may t
 
 /**
  * lunatik_error_set() - say what went wrong
- * @error: to fill in; an earlier text is freed
+ * @error: to fill in; what was there is freed
  * @gfp: allocation flags for the text; without memory there is none
  * @errno: negative errno
  * @fmt: printf format of the text
@@ -58,7 +58,7 @@ int lunatik_error_set(struct lunatik_error *error, gfp_t gfp, int errno,
 {
 	va_list args;
 
-	kfree(error->text);
+	lunatik_error_free(error);
 	va_start(args, fmt);
 	error->text = lunatik_memory_fails() ? NULL :
 		kvasprintf(gfp | __GFP_NOWARN, fmt, args);
@@ -68,13 +68,15 @@ int lunatik_error_set(struct lunatik_error *error, gfp_t gfp, int errno,
 }
 
 /**
- * lunatik_error_free() - free the text of an error
+ * lunatik_error_free() - free the text and the value of an error
  * @error: may have none
  */
 void lunatik_error_free(struct lunatik_error *error)
 {
 	kfree(error->text);
+	lunatik_values_free(error->value);
 	error->text = NULL;
+	error->value = NULL;
 }
 
 /* Memory */
@@ -357,6 +359,7 @@ void lunatik_instance_unlock(struct lunatik_instance *instance)
  * @global: name of the function to call, where it is not the body
  * @args: what it gets
  * @results: what it returned or yielded
+ * @value: the error value, where it may cross to the caller
  * @nested: the caller is Lua, which wants the message without a traceback
  * @errno: what kept the script from being loaded
  * @pending: results still on the body's stack
@@ -366,17 +369,43 @@ struct instance_call {
 	const char *global;
 	const struct lunatik_values *args;
 	struct lunatik_values *results;
+	struct lunatik_values *value;
 	bool nested;
 	int errno;
 	int pending;
 };
 
-/* Turn the body's error into a message with a traceback, and close the body. */
-static int body_raise(lua_State *L, lua_State *body, bool nested)
+/* Push the text of the error value on the top. */
+static void body_describe(lua_State *L)
+{
+	int index = lua_gettop(L);
+	const char *text = luaL_tolstring(L, index, NULL);
+
+	switch (lua_type(L, index)) {
+	case LUA_TNIL:
+	case LUA_TBOOLEAN:
+	case LUA_TNUMBER:
+	case LUA_TSTRING:
+		break;
+	default:
+		lua_pushfstring(L, "%s (the error value is a %s)", text,
+				lunatik_value_typename(L, L, index));
+	}
+}
+
+/*
+ * Turn the body's error into a message, for user space with a traceback, and close
+ * the body. Lua gets the very value, if it may cross.
+ */
+static int body_raise(lua_State *L, lua_State *body, struct instance_call *call)
 {
 	lua_xmove(body, L, 1);
-	luaL_tolstring(L, -1, NULL);
-	if (!nested)
+	if (call->nested && lunatik_value_crosses(L, lua_gettop(L)))
+		call->value = lunatik_values_get(L, L, lua_gettop(L), 1,
+						 LUNATIK_TO_RUNTIME,
+						 lunatik_instance_of(L)->gfp);
+	body_describe(L);
+	if (!call->nested)
 		luaL_traceback(L, body, lua_tostring(L, -1), 0);
 	lua_closethread(body, L);
 	return lua_error(L);
@@ -394,13 +423,17 @@ static void body_run(lua_State *L, struct instance_call *call, int nargs)
 	WRITE_ONCE(instance->state, LUNATIK_STATE_FAILED);
 	if (status != LUA_OK && status != LUA_YIELD) {
 		call->pending = 0;
-		body_raise(L, body, call->nested);
+		body_raise(L, body, call);
 	}
 	WRITE_ONCE(instance->state, status == LUA_YIELD ?
 		   LUNATIK_STATE_YIELDED : LUNATIK_STATE_FINISHED);
+	/* what a body returns at its creation nobody sees */
 	call->results = lunatik_values_get(L, body,
 					   lua_gettop(body) - call->pending + 1,
-					   call->pending, instance->gfp);
+					   call->pending,
+					   call->nested || call->spec ?
+					   LUNATIK_TO_RUNTIME : LUNATIK_TO_USER,
+					   instance->gfp);
 }
 
 static int protected_resume(lua_State *L)
@@ -453,6 +486,7 @@ static int protected_call(lua_State *L)
 		lunatik_values_push(L, call->args);
 	lua_call(L, lua_gettop(L) - 2, LUA_MULTRET);
 	call->results = lunatik_values_get(L, L, 2, lua_gettop(L) - 1,
+					   LUNATIK_TO_RUNTIME,
 					   lunatik_instance_of(L)->gfp);
 	return 0;
 }
@@ -521,6 +555,7 @@ static int instance_enter(struct lunatik_instance *instance,
 		lunatik_instance_failed(instance, 0, lunatik_message(L, -1));
 		lunatik_error_set(error, preemptible ? GFP_KERNEL : GFP_ATOMIC,
 				  errno, "%s", lunatik_message(L, -1));
+		error->value = call->value;
 	}
 	lua_settop(L, 0);
 	return errno;
@@ -566,7 +601,7 @@ void lunatik_instance_failed(struct lunatik_instance *instance, u32 hook,
  * @instance: locked, and not closed
  * @outer: instance whose script asks for it, or NULL
  * @args: what coroutine.yield() returns in the body
- * @results: what the body yielded or returned, for kfree()
+ * @results: what the body yielded or returned, for lunatik_values_free()
  * @error: filled in on failure
  *
  * Context: that of the lock.
@@ -591,7 +626,7 @@ int lunatik_instance_resume(struct lunatik_instance *instance,
  * @instance: locked, or known to nobody else
  * @global: its name
  * @args: what it gets, or NULL
- * @results: what it returned, for kfree(); NULL where there is no such function
+ * @results: what it returned, for lunatik_values_free(); NULL where there is no such function
  * @error: filled in on failure
  *
  * Context: that of the lock.
@@ -689,7 +724,7 @@ lunatik_instance_create(struct lunatik_runtime *rt,
 		(struct lunatik_thread){ &instance->limits };
 	errno = instance_enter(instance, spec->outer, protected_create, &call,
 			       error);
-	kfree(call.results);
+	lunatik_values_free(call.results);
 	if (errno)
 		goto destroy;
 	/* From here on callbacks may run, so the lock counts. */

@@ -35,10 +35,12 @@ struct watchdog;
  * struct lunatik_error - what became of a request, for whoever made it
  * @errno: negative errno
  * @text: message and traceback, kmalloc'ed, or NULL; see lunatik_error_free()
+ * @value: the error value itself, where the caller is Lua and it may cross, or NULL
  */
 struct lunatik_error {
 	int errno;
 	char *text;
+	struct lunatik_values *value;
 };
 
 __printf(4, 5)

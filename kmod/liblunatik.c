@@ -6,110 +6,91 @@
 #include <net/net_namespace.h>
 
 #include "library.h"
+#include "object.h"
 #include "runtime.h"
 
-#define RUNTIME	"lunatik.runtime"
-#define CALL	"lunatik.call"
-
 /**
- * struct call - kernel memory of a call that may end in a Lua error
- * @args: or NULL
- * @results: or NULL
- * @error: may have a text
- *
- * It is a userdata, so that an error frees it by way of the collector.
+ * struct child - what the handle of a runtime stands for
+ * @object: head
+ * @rt: the runtime, with a reference, or NULL while it is being created
  */
-struct call {
-	struct lunatik_values *args;
-	struct lunatik_values *results;
-	struct lunatik_error error;
+struct child {
+	struct lunatik_object object;
+	struct lunatik_runtime *rt;
 };
 
-static int call_free(lua_State *L)
+/* Only sleepable runtimes have such handles, so this is process context. */
+static void child_release(struct lunatik_object *object)
 {
-	struct call *call = lua_touserdata(L, 1);
+	struct child *child = container_of(object, struct child, object);
 
-	kfree(call->args);
-	kfree(call->results);
-	lunatik_error_free(&call->error);
-	memset(call, 0, sizeof(*call));
-	return 0;
-}
-
-static struct call *call_new(lua_State *L)
-{
-	struct call *call = lua_newuserdatauv(L, sizeof(*call), 0);
-
-	memset(call, 0, sizeof(*call));
-	luaL_setmetatable(L, CALL);
-	return call;
-}
-
-static int call_raise(lua_State *L, const struct call *call)
-{
-	lua_pushstring(L, call->error.text ?: "not enough memory");
-	return lua_error(L);
-}
-
-static struct lunatik_runtime **runtime_box(lua_State *L)
-{
-	return luaL_checkudata(L, 1, RUNTIME);
+	if (child->rt)
+		lunatik_runtime_collect(child->rt);
 }
 
 static struct lunatik_runtime *runtime_check(lua_State *L)
 {
-	struct lunatik_runtime *rt = *runtime_box(L);
+	return container_of(lunatik_object_check(L, 1, &lunatik_runtime_class),
+			    struct child, object)->rt;
+}
 
-	if (!rt)
-		luaL_error(L, "the runtime was never created");
-	return rt;
+static int protected_push_values(lua_State *L)
+{
+	const struct lunatik_values *values = lua_touserdata(L, 1);
+
+	lunatik_values_push(L, values);
+	return values->count;
+}
+
+static int protected_push_error(lua_State *L)
+{
+	const struct lunatik_error *error = lua_touserdata(L, 1);
+
+	if (error->value)
+		lunatik_values_push(L, error->value);
+	else
+		lua_pushstring(L, error->text ?: "not enough memory");
+	return 1;
+}
+
+/* Raise an error, which is freed. */
+static int raise(lua_State *L, struct lunatik_error *error)
+{
+	lunatik_protected(L, protected_push_error, error);
+	lunatik_error_free(error);
+	return lua_error(L);
 }
 
 /* runtime:resume(...): what the script yields or returns next; raises */
 static int runtime_resume(lua_State *L)
 {
 	struct lunatik_runtime *rt = runtime_check(L);
-	int nargs = lua_gettop(L) - 1;
-	struct call *call = call_new(L);
-	int errno;
-	u32 count;
+	struct lunatik_values *args, *results = NULL;
+	int top = lua_gettop(L), status = LUA_OK;
+	struct lunatik_error error = {};
 
 	lunatik_check_stack(L);
-	call->args = lunatik_values_get(L, L, 2, nargs, GFP_KERNEL);
-	errno = lunatik_runtime_resume(rt, lunatik_instance_of(L), call->args, &call->results,
-				       &call->error);
-	kfree(call->args);
-	call->args = NULL;
-	if (errno)
-		return call_raise(L, call);
-	count = call->results ? call->results->count : 0;
-	if (count)
-		lunatik_values_push(L, call->results);
-	kfree(call->results);
-	call->results = NULL;
-	return count;
+	args = lunatik_values_get(L, L, 2, top - 1, LUNATIK_TO_RUNTIME,
+				  GFP_KERNEL);
+	lunatik_runtime_resume(rt, lunatik_instance_of(L), args, &results, &error);
+	lunatik_values_free(args);
+	if (error.errno)
+		return raise(L, &error);
+	if (results)
+		status = lunatik_protected(L, protected_push_values, results);
+	lunatik_values_free(results);
+	return status == LUA_OK ? lua_gettop(L) - top : lua_error(L);
 }
 
 /* runtime:stop(): nothing; stopping twice is harmless; raises */
 static int runtime_stop(lua_State *L)
 {
 	struct lunatik_runtime *rt = runtime_check(L);
-	struct call *call = call_new(L);
+	struct lunatik_error error = {};
 
 	lunatik_check_stack(L);
-	if (lunatik_runtime_stop(rt, true, LUNATIK_STOP_REQUESTED,
-				 &call->error))
-		return call_raise(L, call);
-	return 0;
-}
-
-static int runtime_collect(lua_State *L)
-{
-	struct lunatik_runtime **box = runtime_box(L);
-
-	if (*box)
-		lunatik_runtime_collect(*box);
-	*box = NULL;
+	if (lunatik_runtime_stop(rt, true, LUNATIK_STOP_REQUESTED, &error))
+		return raise(L, &error);
 	return 0;
 }
 
@@ -119,34 +100,19 @@ static const luaL_Reg runtime_methods[] = {
 	{ NULL, NULL }
 };
 
-static void runtime_push_box(lua_State *L)
-{
-	struct lunatik_runtime **box = lua_newuserdatauv(L, sizeof(*box), 0);
+static const luaL_Reg runtime_metamethods[] = {
+	{ "__close", runtime_stop },
+	{ NULL, NULL }
+};
 
-	*box = NULL;
-	luaL_setmetatable(L, RUNTIME);
-}
-
-/*
- * The metatables are made while the state is: where memory runs out then, there is
- * no script that could go on with half of one.
- */
-static void open_metatables(lua_State *L)
-{
-	luaL_newmetatable(L, CALL);
-	lua_pushcfunction(L, call_free);
-	lua_setfield(L, -2, "__gc");
-	luaL_newmetatable(L, RUNTIME);
-	luaL_newlib(L, runtime_methods);
-	lua_setfield(L, -2, "__index");
-	lua_pushcfunction(L, runtime_collect);
-	lua_setfield(L, -2, "__gc");
-	lua_pushcfunction(L, runtime_stop);
-	lua_setfield(L, -2, "__close");
-	lua_pushliteral(L, RUNTIME);
-	lua_setfield(L, -2, "__metatable");
-	lua_pop(L, 2);
-}
+const struct lunatik_class lunatik_runtime_class = {
+	.name = "runtime",
+	.size = sizeof(struct child),
+	.methods = runtime_methods,
+	.metamethods = runtime_metamethods,
+	.stays = true,
+	.release = child_release,
+};
 
 /* The second argument: true or "process" to sleep, false or "softirq" not to. */
 static bool check_sleep(lua_State *L)
@@ -169,21 +135,20 @@ static int lunatik_lua_runtime(lua_State *L)
 		.sleep = check_sleep(L),
 		.outer = lunatik_instance_of(L),
 	};
-	struct lunatik_runtime **box;
-	struct call *call;
+	struct lunatik_error error = {};
+	struct child *child;
 
 	if (!owner->sleep)
 		return luaL_error(L, "lunatik.runtime: creating a runtime sleeps, and this runtime is not sleepable");
 	lunatik_check_stack(L);
-	call = call_new(L);
-	runtime_push_box(L);
-	box = lua_touserdata(L, -1);
+	child = container_of(lunatik_object_new(L, &lunatik_runtime_class),
+			     struct child, object);
 	spec.net = owner->net ? maybe_get_net(owner->net) : NULL;
 	if (!spec.net)
 		return luaL_error(L, "lunatik.runtime: the network namespace is gone");
-	*box = lunatik_runtime_create(&spec, &call->error);
+	child->rt = lunatik_runtime_create(&spec, &error);
 	put_net(spec.net);
-	return *box ? 1 : call_raise(L, call);
+	return child->rt ? 1 : raise(L, &error);
 }
 
 static const luaL_Reg lunatik_functions[] = {
@@ -193,7 +158,8 @@ static const luaL_Reg lunatik_functions[] = {
 
 int lunatik_open_lunatik(lua_State *L)
 {
-	open_metatables(L);
 	luaL_newlib(L, lunatik_functions);
+	lunatik_env_push(L);
+	lua_setfield(L, -2, "_ENV");
 	return 1;
 }

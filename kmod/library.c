@@ -154,6 +154,7 @@ static const luaL_Reg builtin[] = {
 	{ "netfilter", lunatik_open_netfilter },
 	{ "linux", lunatik_open_linux },
 	{ "data", lunatik_open_data },
+	{ "rcu", lunatik_open_rcu },
 	{ NULL, NULL }
 };
 
@@ -403,8 +404,8 @@ void lunatik_library_open(lua_State *L)
 	luaL_requiref(L, LUA_TABLIBNAME, luaopen_table, 1);
 	luaL_requiref(L, LUA_UTF8LIBNAME, luaopen_utf8, 1);
 	luaL_requiref(L, LUA_MATHLIBNAME, lunatik_open_math, 1);
-	luaL_requiref(L, "lunatik", lunatik_open_lunatik, 1);
 	lunatik_skb_open(L);
 	lunatik_objects_open(L);
+	luaL_requiref(L, "lunatik", lunatik_open_lunatik, 1);
 	lua_settop(L, 1);
 }

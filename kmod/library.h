@@ -28,6 +28,7 @@ int lunatik_open_lunatik(lua_State *L);
 int lunatik_open_netfilter(lua_State *L);
 int lunatik_open_linux(lua_State *L);
 int lunatik_open_data(lua_State *L);
+int lunatik_open_rcu(lua_State *L);
 int lunatik_open_math(lua_State *L);
 void lunatik_skb_open(lua_State *L);
 void lunatik_skb_new(lua_State *L);

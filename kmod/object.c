@@ -25,6 +25,8 @@ static const char class_key;
 
 static const struct lunatik_class * const classes[] = {
 	&lunatik_data_class,
+	&lunatik_rcu_class,
+	&lunatik_runtime_class,
 };
 
 /**
@@ -352,12 +354,13 @@ static void class_open(lua_State *L, const struct lunatik_class *class)
 	lua_setfield(L, -2, "__gc");
 	lua_pushcfunction(L, handle_eq);
 	lua_setfield(L, -2, "__eq");
-	lua_newtable(L);
-	if (class->methods)
-		luaL_setfuncs(L, class->methods, 0);
-	lua_setfield(L, -2, "__index");
 	if (class->metamethods)
 		luaL_setfuncs(L, class->metamethods, 0);
+	if (class->methods) {
+		lua_newtable(L);
+		luaL_setfuncs(L, class->methods, 0);
+		lua_setfield(L, -2, "__index");
+	}
 	if (class->bytes)
 		lunatik_bytes_open(L, class->bytes);
 	lua_rawsetp(L, LUA_REGISTRYINDEX, class);
@@ -398,16 +401,27 @@ int lunatik_protected(lua_State *L, lua_CFunction function, const void *data)
 	return lua_pcall(L, 1, LUA_MULTRET, 0);
 }
 
-int lunatik_object_init(void)
+int __init lunatik_object_init(void)
 {
+	int errno;
+
 	object_queue = lunatik_memory_fails() ? NULL :
 		alloc_workqueue("lunatik_objects", WQ_UNBOUND, 0);
-	return object_queue ? 0 : -ENOMEM;
+	if (!object_queue)
+		return -ENOMEM;
+	errno = lunatik_env_init();
+	if (errno)
+		destroy_workqueue(object_queue);
+	return errno;
 }
 
-/* Nobody holds a handle or a table any more; entries of tables may still be on their way. */
+/*
+ * No runtime is alive. The barrier waits for entries that tables have given up, and
+ * these may have been the last to hold a table, which the queue releases.
+ */
 void lunatik_object_exit(void)
 {
+	lunatik_env_exit();
 	rcu_barrier();
 	destroy_workqueue(object_queue);
 	WARN_ON_ONCE(atomic_long_read(&object_bytes));

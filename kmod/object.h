@@ -63,6 +63,8 @@ struct lunatik_object {
 };
 
 extern const struct lunatik_class lunatik_data_class;
+extern const struct lunatik_class lunatik_rcu_class;
+extern const struct lunatik_class lunatik_runtime_class;
 
 /* For somebody who holds a reference, or in an RCU section met it in a table. */
 static inline struct lunatik_object *lunatik_object_get(struct lunatik_object *object)
@@ -92,6 +94,9 @@ int lunatik_protected(lua_State *L, lua_CFunction function, const void *data);
 void lunatik_handles_sweep(struct list_head *handles);
 void lunatik_objects_open(lua_State *L);
 
+void lunatik_env_push(lua_State *L);
+int lunatik_env_init(void);
+void lunatik_env_exit(void);
 int lunatik_object_init(void);
 void lunatik_object_exit(void);
 

@@ -292,7 +292,7 @@ unlock:
  * @rt: runtime; the caller holds a reference
  * @outer: instance whose script asks for it, or NULL
  * @args: what coroutine.yield() returns in the body
- * @results: what the body yielded or returned, for kfree()
+ * @results: what the body yielded or returned, for lunatik_values_free()
  * @error: filled in on failure
  *
  * With an instance per CPU each is resumed with the same arguments, whatever becomes
@@ -320,7 +320,7 @@ int lunatik_runtime_resume(struct lunatik_runtime *rt,
 					   i ? &extra : results, error);
 		else
 			resume_one(rt, i, outer, args, &extra, &other);
-		kfree(extra);
+		lunatik_values_free(extra);
 	}
 	lunatik_error_free(&other);
 	return errno;
@@ -341,8 +341,8 @@ static int hand_over(struct lunatik_instance *old, struct lunatik_instance *new,
 	errno = lunatik_instance_call(old, "handover", NULL, &state, error);
 	if (!errno && state)
 		errno = lunatik_instance_call(new, "takeover", state, &none, error);
-	kfree(state);
-	kfree(none);
+	lunatik_values_free(state);
+	lunatik_values_free(none);
 	return errno;
 }
 
