@@ -189,7 +189,7 @@ class Lunatik:
 
         ``root`` is the directory scripts are looked up in; ``parameters`` are the
         module's: memory_limit and total_memory (bytes), budget and body_budget (Lua
-        instructions), body_time (ms of CPU).
+        instructions), body_time (ms of CPU), body_wait (ms), object_memory (bytes).
         A module loaded here is unloaded by close(). A loaded one that was built from
         other sources is replaced if nothing uses it. Raises ModuleError.
         """

@@ -10,6 +10,9 @@
 #include "bytes.h"
 #include "lauxlib.h"
 
+/* Bytes that are copied on the kernel's stack; even, so that the parts' sums add up. */
+#define SMALL	128
+
 /* Its address is the key of the ops in a metatable. */
 static const char bytes_key;
 
@@ -156,14 +159,14 @@ static int get_string(lua_State *L)
 {
 	struct bytes bytes = bytes_check(L);
 	lua_Integer offset, len;
-	luaL_Buffer b;
-	char *room;
+	char small[SMALL], *room = small;
 
 	luaL_checkinteger(L, 2);
 	len = range_check(L, bytes, &offset);
-	room = luaL_buffinitsize(L, &b, len);
+	if (len > (lua_Integer)sizeof(small))
+		room = lua_newuserdatauv(L, len, 0);
 	bytes_read(L, bytes, offset, room, len);
-	luaL_pushresultsize(&b, len);
+	lua_pushlstring(L, room, len);
 	return 1;
 }
 
@@ -185,7 +188,7 @@ static int checksum(lua_State *L)
 	struct bytes bytes = bytes_check(L);
 	lua_Integer offset, len;
 	__wsum sum = 0;
-	u8 part[128]; /* of even size, so that the parts' sums add up */
+	u8 part[SMALL];
 
 	len = range_check(L, bytes, &offset);
 	while (len > 0) {

@@ -44,6 +44,11 @@ static unsigned int body_time = 10 * MSEC_PER_SEC;
 module_param(body_time, uint, 0644);
 MODULE_PARM_DESC(body_time, "milliseconds of CPU a call in process context may take (default 10,000)");
 
+/* Generic netlink is locked meanwhile for who registers with it, so it has an end. */
+static unsigned int body_wait = 10 * MSEC_PER_SEC;
+module_param(body_wait, uint, 0644);
+MODULE_PARM_DESC(body_wait, "milliseconds a call in process context may wait for completions, all waits together (default 10,000)");
+
 /**
  * lunatik_error_set() - say what went wrong
  * @error: to fill in; what was there is freed
@@ -502,6 +507,8 @@ static u32 instance_begin(struct lunatik_instance *instance,
 		instance->cpu_end = current->se.sum_exec_runtime +
 			(u64)READ_ONCE(body_time) * NSEC_PER_MSEC;
 	}
+	instance->wait_end = outer ? outer->wait_end :
+		jiffies + msecs_to_jiffies(READ_ONCE(body_wait));
 	if (outer) {
 		instructions = clamp_t(s64, outer->limits.left, 1, instructions);
 		instance->cpu_end = min(instance->cpu_end, outer->cpu_end);
@@ -534,6 +541,7 @@ static int instance_enter(struct lunatik_instance *instance,
 	int status, errno = 0;
 
 	call->nested = outer;
+	instance->caller = outer;
 	instructions = instance_begin(instance, outer);
 	lua_pushcfunction(L, function);
 	lua_pushlightuserdata(L, call);
@@ -548,6 +556,7 @@ static int instance_enter(struct lunatik_instance *instance,
 		lunatik_watchdog_leave(instance);
 	}
 	instance_end(instance, outer, instructions);
+	instance->caller = NULL;
 	if (call->pending)
 		lua_pop(instance->body, call->pending);
 	if (status != LUA_OK) {

@@ -63,12 +63,14 @@ void lunatik_error_free(struct lunatik_error *error);
  * @budget: Lua instructions a call from atomic context may run
  * @trapped: the instructions of the running call are counted
  * @late: ticks of the watchdog that have seen the running call
+ * @wait_end: jiffies that a call in process context may wait until
  * @cpu_end: CPU time of the running task, in ns, that a call in process context ends at
  * @mutex: see Locks
  * @spinlock: see Locks
  * @owner: task that runs in a sleepable instance
  * @owner_cpu: CPU that runs in a non-sleepable one, or -1
  * @dog: watchdog that watches the running callback
+ * @caller: instance whose script called this one, or NULL
  * @outer: instance that the watchdog of this CPU watched before
  * @task: that runs in the instance in process context, see watchdog.c
  * @running: in the watchdog's list of such instances
@@ -96,12 +98,14 @@ struct lunatik_instance {
 	u32 budget;
 	bool trapped;
 	u16 late;
+	unsigned long wait_end;
 	u64 cpu_end;
 	struct mutex mutex;
 	spinlock_t spinlock;
 	struct task_struct *owner;
 	int owner_cpu;
 	struct watchdog *dog;
+	struct lunatik_instance *caller;
 	struct lunatik_instance *outer;
 	struct task_struct *task;
 	struct list_head running;

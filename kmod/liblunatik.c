@@ -68,13 +68,15 @@ static int runtime_resume(lua_State *L)
 	struct lunatik_values *args, *results = NULL;
 	int top = lua_gettop(L), status = LUA_OK;
 	struct lunatik_error error = {};
+	int errno;
 
 	lunatik_check_stack(L);
 	args = lunatik_values_get(L, L, 2, top - 1, LUNATIK_TO_RUNTIME,
 				  GFP_KERNEL);
-	lunatik_runtime_resume(rt, lunatik_instance_of(L), args, &results, &error);
+	errno = lunatik_runtime_resume(rt, lunatik_instance_of(L), args,
+				       &results, &error);
 	lunatik_values_free(args);
-	if (error.errno)
+	if (errno)
 		return raise(L, &error);
 	if (results)
 		status = lunatik_protected(L, protected_push_values, results);

@@ -153,7 +153,11 @@ static const luaL_Reg builtin[] = {
 	{ "lunatik", lunatik_open_lunatik },
 	{ "netfilter", lunatik_open_netfilter },
 	{ "linux", lunatik_open_linux },
+	{ "byteorder", lunatik_open_byteorder },
+	{ "completion", lunatik_open_completion },
+	{ "counter", lunatik_open_counter },
 	{ "data", lunatik_open_data },
+	{ "fifo", lunatik_open_fifo },
 	{ "rcu", lunatik_open_rcu },
 	{ NULL, NULL }
 };

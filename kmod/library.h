@@ -27,6 +27,10 @@ void lunatik_constants(lua_State *L, const char *field,
 int lunatik_open_lunatik(lua_State *L);
 int lunatik_open_netfilter(lua_State *L);
 int lunatik_open_linux(lua_State *L);
+int lunatik_open_byteorder(lua_State *L);
+int lunatik_open_completion(lua_State *L);
+int lunatik_open_counter(lua_State *L);
+int lunatik_open_fifo(lua_State *L);
 int lunatik_open_data(lua_State *L);
 int lunatik_open_rcu(lua_State *L);
 int lunatik_open_math(lua_State *L);

@@ -4,6 +4,7 @@
  */
 #include <linux/atomic.h>
 #include <linux/moduleparam.h>
+#include <linux/sysfs.h>
 #include <linux/workqueue.h>
 
 #include "bytes.h"
@@ -17,6 +18,19 @@ module_param(object_memory, ulong, 0644);
 MODULE_PARM_DESC(object_memory, "bytes all shared objects together may hold (default 16 MiB)");
 
 static atomic_long_t object_bytes;
+
+static int object_bytes_get(char *text, const struct kernel_param *param)
+{
+	return sysfs_emit(text, "%ld\n", atomic_long_read(&object_bytes));
+}
+
+static const struct kernel_param_ops object_bytes_ops = {
+	.get = object_bytes_get,
+};
+
+module_param_cb(object_bytes, &object_bytes_ops, NULL, 0444);
+MODULE_PARM_DESC(object_bytes, "bytes all shared objects together hold (read only)");
+
 static struct workqueue_struct *object_queue;
 static LLIST_HEAD(object_dead);
 
@@ -24,7 +38,10 @@ static LLIST_HEAD(object_dead);
 static const char class_key;
 
 static const struct lunatik_class * const classes[] = {
+	&lunatik_completion_class,
+	&lunatik_counter_class,
 	&lunatik_data_class,
+	&lunatik_fifo_class,
 	&lunatik_rcu_class,
 	&lunatik_runtime_class,
 };
@@ -41,13 +58,31 @@ struct handle {
 
 /* Memory */
 
-static bool object_charge(size_t size)
+/**
+ * lunatik_object_charge() - account for memory of an object
+ * @size: bytes
+ *
+ * Context: any.
+ * Return: false where all objects together would hold too much.
+ */
+bool lunatik_object_charge(size_t size)
 {
 	if (atomic_long_add_return(size, &object_bytes) <=
 	    (long)min_t(unsigned long, READ_ONCE(object_memory), LONG_MAX))
 		return true;
 	atomic_long_sub(size, &object_bytes);
 	return false;
+}
+
+/**
+ * lunatik_object_uncharge() - account for memory that is given back
+ * @size: as it was charged
+ *
+ * Context: any.
+ */
+void lunatik_object_uncharge(size_t size)
+{
+	atomic_long_sub(size, &object_bytes);
 }
 
 /**
@@ -62,11 +97,11 @@ void *lunatik_object_tryalloc(size_t size, gfp_t gfp)
 {
 	void *memory;
 
-	if (!object_charge(size))
+	if (!lunatik_object_charge(size))
 		return NULL;
 	memory = lunatik_kvzalloc(size, gfp);
 	if (!memory)
-		atomic_long_sub(size, &object_bytes);
+		lunatik_object_uncharge(size);
 	return memory;
 }
 
@@ -82,7 +117,7 @@ void lunatik_object_free(void *memory, size_t size)
 	if (!memory)
 		return;
 	kvfree(memory);
-	atomic_long_sub(size, &object_bytes);
+	lunatik_object_uncharge(size);
 }
 
 /**

@@ -62,7 +62,10 @@ struct lunatik_object {
 	struct llist_node dead;
 };
 
+extern const struct lunatik_class lunatik_completion_class;
+extern const struct lunatik_class lunatik_counter_class;
 extern const struct lunatik_class lunatik_data_class;
+extern const struct lunatik_class lunatik_fifo_class;
 extern const struct lunatik_class lunatik_rcu_class;
 extern const struct lunatik_class lunatik_runtime_class;
 
@@ -86,6 +89,8 @@ const struct lunatik_class *lunatik_class_at(lua_State *L, int index);
 
 struct lunatik_object *lunatik_object_create(const struct lunatik_class *class,
 					     gfp_t gfp);
+bool lunatik_object_charge(size_t size);
+void lunatik_object_uncharge(size_t size);
 void *lunatik_object_alloc(lua_State *L, size_t size);
 void *lunatik_object_tryalloc(size_t size, gfp_t gfp);
 void lunatik_object_free(void *memory, size_t size);

@@ -14,6 +14,7 @@ static DEFINE_XARRAY_ALLOC1(runtimes);
 static u32 runtimes_next;
 static atomic_t runtimes_alive;
 static struct workqueue_struct *work_queue;
+DECLARE_WAIT_QUEUE_HEAD(lunatik_stopping);
 
 /* The number of the next instance: the numbers of CPUs may have gaps. */
 static unsigned int runtime_after(const struct lunatik_runtime *rt, unsigned int i)
@@ -513,22 +514,9 @@ static int runtime_shut(struct lunatik_runtime *rt, bool nested,
 	return 0;
 }
 
-/**
- * lunatik_runtime_stop() - unregister hooks, close the state, free every byte
- * @rt: runtime; the caller holds a reference
- * @nested: the caller runs in an instance itself
- * @reason: for the trace
- * @error: filled in on failure
- *
- * Waits for callbacks in flight. Stopping a stopped runtime does nothing.
- *
- * Context: process, may sleep.
- * Return: 0, -EBUSY where waiting could deadlock or was interrupted, -EDEADLK for
- * a runtime that stops itself.
- */
-int lunatik_runtime_stop(struct lunatik_runtime *rt, bool nested,
-			 enum lunatik_stop_reason reason,
-			 struct lunatik_error *error)
+static int runtime_stop(struct lunatik_runtime *rt, bool nested,
+			enum lunatik_stop_reason reason,
+			struct lunatik_error *error)
 {
 	int errno = 0;
 
@@ -546,6 +534,36 @@ int lunatik_runtime_stop(struct lunatik_runtime *rt, bool nested,
 	runtime_close(rt, reason);
 unlock_life:
 	mutex_unlock(&rt->life);
+	return errno;
+}
+
+/**
+ * lunatik_runtime_stop() - unregister hooks, close the state, free every byte
+ * @rt: runtime; the caller holds a reference
+ * @nested: the caller runs in an instance itself
+ * @reason: for the trace
+ * @error: filled in on failure
+ *
+ * Waits for callbacks in flight. A script that waits for a completion stops waiting,
+ * unless @nested. Stopping a stopped runtime does nothing.
+ *
+ * Context: process, may sleep.
+ * Return: 0, -EBUSY where waiting could deadlock or was interrupted, -EDEADLK for
+ * a runtime that stops itself.
+ */
+int lunatik_runtime_stop(struct lunatik_runtime *rt, bool nested,
+			 enum lunatik_stop_reason reason,
+			 struct lunatik_error *error)
+{
+	int errno;
+
+	if (nested)
+		return runtime_stop(rt, true, reason, error);
+	/* Before any lock: the script holds its own while it waits. */
+	atomic_inc(&rt->stopping);
+	wake_up_all(&lunatik_stopping);
+	errno = runtime_stop(rt, false, reason, error);
+	atomic_dec(&rt->stopping);
 	return errno;
 }
 
@@ -582,9 +600,22 @@ static void runtime_stop_work(struct work_struct *work)
 	lunatik_runtime_put(rt);
 }
 
+/* What stopping may use of the kernel's stack, in bytes. */
+#define STACK_TO_STOP	(5 * 1024)
+
+static bool stack_suffices(void)
+{
+	unsigned long here = (unsigned long)__builtin_frame_address(0);
+
+	return here > lunatik_stack_floor() + STACK_TO_STOP;
+}
+
 /**
  * lunatik_runtime_collect() - stop a runtime whose Lua object was collected
  * @rt: runtime; its reference is consumed
+ *
+ * At once, or soon where somebody is at work in it, or where the collector met the
+ * object near the end of the stack.
  *
  * Context: process; the caller runs in another runtime.
  */
@@ -592,7 +623,8 @@ void lunatik_runtime_collect(struct lunatik_runtime *rt)
 {
 	struct lunatik_error error = {};
 
-	if (lunatik_runtime_stop(rt, true, LUNATIK_STOP_COLLECTED, &error)) {
+	if (!stack_suffices() ||
+	    lunatik_runtime_stop(rt, true, LUNATIK_STOP_COLLECTED, &error)) {
 		lunatik_error_free(&error);
 		queue_work(work_queue, &rt->stop_work);
 		return;

@@ -19,11 +19,13 @@
 #ifndef _LUNATIK_RUNTIME_H
 #define _LUNATIK_RUNTIME_H
 
+#include <linux/atomic.h>
 #include <linux/kref.h>
 #include <linux/list.h>
 #include <linux/mutex.h>
 #include <linux/spinlock.h>
 #include <linux/types.h>
+#include <linux/wait.h>
 #include <linux/workqueue.h>
 #include <net/net_namespace.h>
 
@@ -41,6 +43,7 @@
  * @sleep: sleepable
  * @percpu: has an instance per possible CPU, else one
  * @stopped: written under @life, read anywhere
+ * @stopping: how many wait for the runtime to end, which ends the waits of its script
  * @generation: scripts it has run, this one included
  * @life: see Locks
  * @net: namespace of the hooks, not counted; valid until its exit stops us
@@ -62,6 +65,7 @@ struct lunatik_runtime {
 	bool sleep;
 	bool percpu;
 	bool stopped;
+	atomic_t stopping;
 	u32 generation;
 	struct mutex life;
 	struct net *net;
@@ -122,6 +126,19 @@ static inline unsigned int
 lunatik_runtime_width(const struct lunatik_runtime *rt)
 {
 	return rt->percpu ? nr_cpu_ids : 1;
+}
+
+/* Woken when a runtime is about to be stopped. */
+extern wait_queue_head_t lunatik_stopping;
+
+/* Whether a script is to end its wait, because it or one that has called it is stopped. */
+static inline bool
+lunatik_instance_is_stopping(const struct lunatik_instance *instance)
+{
+	for (; instance; instance = instance->caller)
+		if (atomic_read(&instance->runtime->stopping))
+			return true;
+	return false;
 }
 
 struct lunatik_runtime *lunatik_runtime_create(const struct lunatik_spec *spec,

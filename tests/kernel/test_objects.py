@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from bridge.errors import LuaError
@@ -205,6 +207,31 @@ def test_error_values_reach_whoever_creates_the_runtime(child, sleep):
 def test_user_space_gets_the_text_of_an_error_value(script, value, message):
     with pytest.raises(LuaError, match=f"^{message}"):
         script(f"error({value}, 0)")
+
+
+def test_a_runtime_collected_near_the_end_of_the_stack_stops_soon(lunatik):
+    source = """
+    local held = { lunatik.runtime("echo") }
+    local deepest, n = false, 0
+    local function deep()
+      n = n + 1
+      local ok = pcall(string.gsub, "a", "a", deep)
+      if not ok and not deepest then
+        deepest = true
+        held[1] = nil
+        collectgarbage()
+      end
+    end
+    deep()
+    assert(deepest and n > 3)
+    coroutine.yield()
+    """
+    with lunatik.runtime("deep", source=source):
+        for _ in range(100):
+            if lunatik.info().runtimes == 1:
+                break
+            time.sleep(0.05)
+        assert lunatik.info().runtimes == 1
 
 
 @both_kinds
