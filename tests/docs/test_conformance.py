@@ -22,6 +22,7 @@ LINK = re.compile(r"\[([\w:]+)\]\(([^)]+)\)")
 HEADER = "| id | place | what is promised | tests |"
 SECTIONS = [
     "The module",
+    "lunatik._ENV",
     "lunatik.runtime",
     "Class runtime",
     "runtime:resume",

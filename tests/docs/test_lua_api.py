@@ -21,8 +21,15 @@ PAGE = PROJECT / "docs" / "lua-api.md"
 
 # What each table of functions in the module's sources is called in Lua.
 REGISTERED = {
+    "byteorder_functions": "byteorder.",
+    "completion_functions": "completion.",
+    "completion_methods": "completion:",
+    "counter_functions": "counter.",
+    "counter_methods": "counter:",
     "data_functions": "data.",
     "data_methods": "data:",
+    "fifo_functions": "fifo.",
+    "fifo_methods": "fifo:",
     "globals": "",
     "linux_functions": "linux.",
     "lunatik_functions": "lunatik.",
@@ -30,6 +37,9 @@ REGISTERED = {
     "methods": "data:",
     "netfilter_functions": "netfilter.",
     "packet_methods": "skb:",
+    "rcu_functions": "rcu.",
+    "rcu_metamethods": "shared:",
+    "runtime_metamethods": "runtime:",
     "runtime_methods": "runtime:",
 }
 LIBRARIES = "builtin"
@@ -38,10 +48,16 @@ HIDDEN = {"__eq", "__gc", "__index", "__metatable", "__name"}
 # How a sleepable script gets an object of a class; packets come to callbacks.
 OBJECTS = {
     "buckets": 'require("bucket").new{rate = 1, burst = 1}',
+    "completion": 'require("completion").new()',
+    "counter": 'require("counter").new()',
     "data": 'require("data").new(8)',
+    "fifo": 'require("fifo").new(8)',
+    "inbox": 'require("mailbox").inbox(8)',
     "layout": 'require("struct"){ {"field", "I2"} }',
+    "outbox": 'require("mailbox").outbox(8)',
     "prefixes": 'require("cidr").new()',
     "runtime": 'lunatik.runtime("echo")',
+    "shared": 'require("rcu").table()',
     "values": 'require("set").new()',
 }
 
@@ -82,8 +98,9 @@ def _row(table: str, heading: str, line: str) -> set[str]:
     cells = re.findall(r"`([^`]+)`", first)
     if table == "| constant | |":
         return {f"{heading}.{cell}" for cell in cells}
-    if found := re.match(r"\| method of (\w+) \|", table):
-        return {f"{found[1]}:{cell}" for cell in cells}
+    if found := re.match(r"\| (method|function) of (\w+) \|", table):
+        mark = ":" if found[1] == "method" else "."
+        return {found[2] + mark + cell for cell in cells}
     if table == "| name | here |" and not text.startswith(" absent"):
         return set(cells)
     return set()
@@ -100,6 +117,8 @@ def name_of(signature: str) -> str:
         return f"{signature[1:]}:__len"
     if found := re.fullmatch(r"local (\w+) <close>", signature):
         return f"{found[1]}:__close"
+    if found := re.fullmatch(r"pairs\((\w+)\)", signature):
+        return f"{found[1]}:__pairs"
     if found := re.fullmatch(r"(\w+)\[\w+\]( = \w+)?", signature):
         return f"{found[1]}:{'__newindex' if found[2] else '__index'}"
     found = re.match(r"[\w.:]+", signature)
@@ -379,8 +398,13 @@ def test_names_are_read_from_headings_and_tables():
 |---|---|
 | `get` `set` | 8 |
 
+| function of part | |
+|---|---|
+| `h` `i` | |
+
 ### `thing[key]`
 ### `thing[key] = value`
+### `pairs(thing)`
 
 | alias | of |
 |---|---|
@@ -396,11 +420,14 @@ def test_names_are_read_from_headings_and_tables():
     assert documented(page) == {
         "part.f",
         "part.g",
+        "part.h",
+        "part.i",
         "thing:m",
         "thing:__len",
         "thing:__close",
         "thing:__index",
         "thing:__newindex",
+        "thing:__pairs",
         "thing:get",
         "thing:set",
         "part.numbers",

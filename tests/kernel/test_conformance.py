@@ -14,6 +14,7 @@ import pytest
 
 from bridge.errors import LuaError
 from bridge.lunatik import Lunatik, Runtime, State
+from bridge.traffic import Verdict
 
 pytestmark = pytest.mark.kernel
 
@@ -96,6 +97,97 @@ def test_runtimes_live_and_die_independently(script, sleep):
         failing.resume()
     one.stop()
     assert two.resume() == 3
+
+
+# ---- lunatik._ENV -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("reader", [True, False], ids=["sleepable reads", "atomic reads"])
+@pytest.mark.parametrize("writer", [True, False], ids=["sleepable writes", "atomic writes"])
+def test_the_environment_is_one_for_all_runtimes(script, writer, reader):
+    look = """
+    coroutine.yield()
+    while true do
+      local env = lunatik._ENV
+      coroutine.yield(env.text, env.number, env.truth, env[1])
+    end
+    """
+    reads = script(look, sleep=reader)
+    assert reads.resume() == (None,) * 4
+    writes = script(
+        """
+        local env = lunatik._ENV
+        env.text, env.number, env.truth, env[1] = "a\\0b", -1, true, 2
+        coroutine.yield()
+        for key in pairs(env) do env[key] = nil end
+        """,
+        sleep=writer,
+    )
+    assert reads.resume() == (b"a\0b", -1, True, 2)
+    writes.resume()
+    assert reads.resume() == (None,) * 4
+
+
+def test_the_environment_is_read_and_written_in_callbacks(policy, script, traffic):
+    from scapy.layers.inet import IP, UDP
+
+    policy(
+        """
+        local env = lunatik._ENV
+        if skb:u8(0) >> 4 == 4 and skb:u8(9) == 17 then env.seen = (env.seen or 0) + 1 end
+        return env.verdict
+        """
+    )
+    for verdict, seen in ((1, Verdict.ACCEPTED), (0, Verdict.DROPPED)):
+        script(f"lunatik._ENV.verdict = {verdict}")
+        (outcome,) = traffic.send([IP() / UDP(dport=9)])
+        assert outcome.verdict is seen
+    taken = """
+    coroutine.yield()
+    local env = lunatik._ENV
+    local seen = env.seen
+    env.seen, env.verdict = nil, nil
+    return seen
+    """
+    assert script(taken).resume() == 2
+
+
+def test_the_environment_outlives_the_runtimes_that_use_it(lunatik):
+    lunatik.runtime("writer", source="lunatik._ENV.left = 'behind'").stop()
+    assert run(lunatik, "return lunatik._ENV.left") == b"behind"
+    lunatik.runtime("cleaner", source="lunatik._ENV.left = nil").stop()
+
+
+@both_kinds
+def test_tables_and_other_objects_are_shared_through_the_environment(script, sleep):
+    writes = script(
+        """
+        local rcu, data = require "rcu", require "data"
+        local inner, bytes = rcu.table(), data.new(2)
+        lunatik._ENV.table, lunatik._ENV.bytes = inner, bytes
+        inner.bytes = bytes
+        coroutine.yield()
+        inner.word = "written later"
+        bytes:setuint16be(0, 0x102)
+        coroutine.yield()
+        local found = bytes:getuint8(0)
+        lunatik._ENV.table, lunatik._ENV.bytes = nil, nil
+        return found
+        """,
+        sleep=sleep,
+    )
+    reads = script(
+        """
+        local inner, bytes = lunatik._ENV.table, lunatik._ENV.bytes
+        coroutine.yield()
+        local low = bytes:getuint8(1)
+        bytes:setuint8(0, 9)
+        return inner.word, low, inner.bytes == bytes
+        """
+    )
+    writes.resume()
+    assert reads.resume() == (b"written later", 2, True)
+    assert writes.resume() == 9
 
 
 # ---- lunatik.runtime(script [, sleep]) --------------------------------------
