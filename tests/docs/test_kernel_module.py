@@ -71,6 +71,11 @@ def taken(source: str) -> dict[str, set[str]]:
     return {command: policies[policy] for command, policy in operations}
 
 
+def parameters(source: str) -> dict[str, str]:
+    """The module parameters of C sources, and their modes."""
+    return dict(re.findall(r"^module_param\w*\((\w+), .*?(0\d{3})\);", source, re.M))
+
+
 def table(head: str) -> list[list[str]]:
     """The rows of a table of the page, without the backquotes."""
     found = re.search(rf"^{re.escape(head)}\n\|[-|]+\n((?:\|.*\n)+)", PAGE, re.M)
@@ -182,6 +187,13 @@ def test_the_page_lists_the_states():
     assert spelled("lunatik-state-", names) == constants(HEADER, "lunatik_state")
 
 
+def test_the_page_lists_the_parameters_of_the_sources_and_their_modes():
+    rows = table("| parameter | default | mode | |")
+    code = parameters("".join(path.read_text() for path in SOURCES.glob("*.c")))
+    assert [row[0] for row in rows] == sorted(code)
+    assert {row[0]: row[2] for row in rows} == code
+
+
 # ---- the checks can fail ----------------------------------------------------
 
 SMALL = """
@@ -213,6 +225,11 @@ def test_constants_and_types_are_read_from_a_header():
         constants(SMALL, "odd")
     with pytest.raises(AssertionError, match="no enum"):
         constants(SMALL, "none")
+
+
+def test_parameters_are_read_from_the_source():
+    source = "module_param(a, uint, 0644);\nmodule_param_cb(b, &b_ops, NULL, 0600);\n"
+    assert parameters(source) == {"a": "0644", "b": "0600"}
 
 
 def test_policies_are_read_from_the_source():
