@@ -52,12 +52,13 @@ class KernelLog:
         self.splats()
 
     def splats(self) -> list[str]:
-        """Return the messages since the last call that report a fault."""
-        return [
+        """Return the messages since the last call that report a fault, each once."""
+        found = (
             message
             for message in self._messages()
             if SPLAT.search(message) and not POLICY_LINE.match(message)
-        ]
+        )
+        return list(dict.fromkeys(found))
 
     def close(self) -> None:
         """Stop reading."""

@@ -37,19 +37,26 @@ OUT_OF_MEMORY = (
     r"not enough memory|errno 12|Cannot allocate memory|error in error handling|No buffer space"
 )
 NETLINK_EXT_ACK = 11  # include/uapi/linux/netlink.h
+# In this order: without the filter everybody's allocations would fail.
+SETTINGS = {
+    "task-filter": "Y", "verbose": 0, "ignore-gfp-wait": "N", "cache-filter": "N",
+    "interval": 1, "times": -1, "probability": 100,
+}  # fmt: skip
 
 
 class Faults:
     """Has allocations of this task fail during a system call."""
 
     def __init__(self) -> None:
-        for name, value in {"probability": 100, "interval": 1, "times": -1, "verbose": 0,
-                            "ignore-gfp-wait": "N", "cache-filter": "N",
-                            "task-filter": "Y"}.items():  # fmt: skip
+        for name, value in SETTINGS.items():
             (FAULTS / name).write_text(str(value))
         self.number = 0
         self.after_bytes: int | None = None
         self.reached = False
+
+    def close(self) -> None:
+        """Let every allocation succeed again."""
+        (FAULTS / "probability").write_text("0")
 
     @contextmanager
     def during(self) -> Iterator[None]:
@@ -204,8 +211,10 @@ REQUESTS = {
 
 
 @pytest.fixture
-def faults() -> Faults:
-    return Faults()
+def faults() -> Iterator[Faults]:
+    faults = Faults()
+    yield faults
+    faults.close()
 
 
 @pytest.fixture
