@@ -20,6 +20,7 @@ import pytest
 
 from bridge.errors import BridgeError
 from bridge.testing import sanitizers
+from bridge.testing.leftout import LeftOut, version
 from bridge.testing.plugin import IN_LAB
 
 # The first words of what the kernel prints when it finds itself wrong, as in
@@ -90,6 +91,10 @@ class KernelLog:
 class Gates:
     """The plugin that gates each kernel test."""
 
+    def __init__(self, config: pytest.Config) -> None:
+        left_out = LeftOut(platform.release(), sanitizer=sanitizers.present())
+        config.pluginmanager.register(left_out, "lunabridge-left-out")
+
     def pytest_report_header(self) -> str:
         """Say where kernel tests run."""
         return f"lunabridge: kernel tests run here, on Linux {platform.release()}"
@@ -145,10 +150,7 @@ def _is_plant(items: list[pytest.Item]) -> bool:
 def _skip_older_kernels(minimum: str | None) -> None:
     if minimum is None:
         return
-    have = tuple(
-        int(part) for part in platform.release().split("-")[0].split("+")[0].split(".")
-    )
-    if have < tuple(int(part) for part in minimum.split(".")):
+    if version(platform.release()) < version(minimum):
         pytest.skip(f"needs Linux {minimum}, this is {platform.release()}")
 
 

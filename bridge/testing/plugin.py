@@ -14,6 +14,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    import pluggy
+
 IN_LAB = "LUNABRIDGE_IN_LAB"
 
 
@@ -61,8 +63,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Declare the markers and choose where kernel tests run."""
     config.addinivalue_line(
         "markers",
-        "kernel(min=None, alone=False, sanitizer=False): needs a kernel with the module, at"
-        " least release min; alone: a lab of its own; sanitizer: the sanitizer kernel",
+        "kernel(min=None, reason=None, alone=False, sanitizer=False): needs a kernel with the"
+        " module, of release min or later for that reason; alone: a lab of its own;"
+        " sanitizer: the sanitizer kernel",
     )
     config.addinivalue_line(
         "markers", "stock_kernel(reason): means nothing on the sanitizer kernel"
@@ -75,7 +78,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if _runs_here(config):
         from bridge.testing.gates import Gates  # noqa: PLC0415 - only where it is used
 
-        config.pluginmanager.register(Gates(), "lunabridge-gates")
+        config.pluginmanager.register(Gates(config), "lunabridge-gates")
     else:
         from bridge.testing.remote import Remote  # noqa: PLC0415 - not in the guest
 
@@ -87,13 +90,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("kernel") is not None)
 
 
-@pytest.hookimpl(wrapper=True)
+# Debian 12's pytest 7.2 knows no wrapper=True.
+@pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item,
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+) -> Generator[None, pluggy.Result[pytest.TestReport], None]:
     """Turn a skip into a failure where that was asked for."""
-    report = yield
-    return fail_on_skip(item.config, report)
+    outcome = yield
+    fail_on_skip(item.config, outcome.get_result())
 
 
 def fail_on_skip(config: pytest.Config, report: pytest.TestReport) -> pytest.TestReport:

@@ -23,6 +23,7 @@ from bridge import module
 from bridge.errors import BridgeError, GuestCrashed, LabError, LabTimeout, UsageError
 from bridge.lab import Lab, Options
 from bridge.lab.kernels import DEFAULT_KERNEL, SANITIZER, options_for
+from bridge.testing.leftout import LeftOut
 from bridge.testing.plugin import fail_on_skip
 
 Event = dict[str, Any]
@@ -121,31 +122,15 @@ class Remote:
         self._guests: list[Guest | None] = [None] * guests
         self._queue: deque[Group] = deque()
         self._outcomes: defaultdict[str, Outcome] = defaultdict(Outcome)
-        self._left_out: dict[str, int] = {}
+        release = DEFAULT_KERNEL if self._kernel == SANITIZER else self._kernel
+        left_out = LeftOut(release, sanitizer=self._kernel == SANITIZER)
+        config.pluginmanager.register(left_out, "lunabridge-left-out")
 
     def pytest_report_header(self) -> str:
         """Say where kernel tests will run."""
         guests = len(self._guests)
         shared = f", in {guests} guests" if guests > 1 else ""
         return f"lunabridge: kernel tests run in the lab, kernel {self._kernel}{shared}"
-
-    def pytest_collection_modifyitems(
-        self, config: pytest.Config, items: list[pytest.Item]
-    ) -> None:
-        """Leave out tests that are for another kernel; the summary counts them."""
-        reasons = [(item, self._why_not(item)) for item in items]
-        left_out = [item for item, reason in reasons if reason]
-        items[:] = [item for item, reason in reasons if not reason]
-        for _, reason in reasons:
-            if reason:
-                self._left_out[reason] = self._left_out.get(reason, 0) + 1
-        if left_out:
-            config.hook.pytest_deselected(items=left_out)
-
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Say which tests were left out, and why."""
-        for reason, count in sorted(self._left_out.items()):
-            terminalreporter.write_line(f"left out: {count} tests, {reason}")
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Note what the guests are to run."""
@@ -166,15 +151,6 @@ class Remote:
         """End the labs."""
         for slot in range(len(self._guests)):
             self._drop(slot)
-
-    def _why_not(self, item: pytest.Item) -> str | None:
-        sanitizer = self._kernel == SANITIZER
-        if marker := item.get_closest_marker("stock_kernel"):
-            return f"not for the sanitizer kernel: {marker.args[0]}" if sanitizer else None
-        kernel = item.get_closest_marker("kernel")
-        if kernel and kernel.kwargs.get("sanitizer") and not sanitizer:
-            return "for the sanitizer kernel (make test-sanitizers)"
-        return None
 
     def _reports(self, item: pytest.Item) -> Generator[pytest.TestReport, None, None]:
         outcome = self._outcomes[item.nodeid]

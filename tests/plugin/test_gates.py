@@ -82,17 +82,34 @@ def test_a_skip_is_a_failure_where_skips_are_not_allowed(pytester):
     result.assert_outcomes(failed=1)
 
 
-def test_a_kernel_that_is_too_old_skips(pytester):
-    pytester.makepyfile(
-        """
-        import pytest
+NEEDS_A_NEWER_KERNEL = """
+import pytest
+from bridge.testing import leftout
 
-        @pytest.mark.kernel(min="99.1")
-        def test_inner():
-            raise AssertionError
-        """
-    )
-    arguments = ["-p", "bridge.testing.plugin", "-p", "no:cacheprovider", "-rs"]
+leftout.DEFAULT_KERNEL = "{default}"  # so this kernel is a new one, or an old one
+
+@pytest.mark.kernel(min="99.1", reason="for pytest")
+def test_inner():
+    raise AssertionError
+"""
+
+
+@pytest.mark.parametrize(
+    ("default", "outcome", "line"),
+    [
+        ("3.0", "errors", "*skips are not allowed*needs Linux 99.1*"),
+        (
+            "99.1",
+            "deselected",
+            "left out: 1 tests, not for Linux *, older than 99.1: for pytest",
+        ),
+    ],
+)
+def test_what_no_kernel_can_run_is_a_skip_and_what_old_ones_cannot_is_not(
+    pytester, default, outcome, line
+):
+    pytester.makepyfile(NEEDS_A_NEWER_KERNEL.format(default=default))
+    arguments = ["-p", "bridge.testing.plugin", "-p", "no:cacheprovider", "--fail-on-skip"]
     result = pytester.runpytest_subprocess(*arguments)
-    result.assert_outcomes(skipped=1)
-    result.stdout.fnmatch_lines(["*needs Linux 99.1*"])
+    result.assert_outcomes(**{outcome: 1})
+    result.stdout.fnmatch_lines([line])

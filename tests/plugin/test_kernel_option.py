@@ -8,6 +8,7 @@ import pytest
 
 import bridge
 from bridge.lab.kernels import KERNELS
+from bridge.testing.leftout import LeftOut
 
 
 @pytest.fixture
@@ -81,6 +82,39 @@ def test_what_means_nothing_on_the_sanitizer_kernel_is_left_out_with_its_reason(
     result = run("-k", "not only", "--kernel=sanitizer")
     result.assert_outcomes(passed=1, deselected=2)
     result.stdout.fnmatch_lines(["left out: 1 tests, not for the*: it counts instructions"])
+
+
+NEEDS_A_NEWER_KERNEL = """
+import pytest
+
+def test_on_the_host(): pass
+
+@pytest.mark.kernel(min="6.2"{reason})
+def test_of_what_came_later(): pass
+"""
+
+
+def test_what_an_old_kernel_lacks_is_left_out_and_no_skip(run, pytester):
+    pytester.makepyfile(NEEDS_A_NEWER_KERNEL.format(reason=', reason="of netfilter"'))
+    result = run("--kernel=6.1", "--fail-on-skip")
+    assert result.ret == pytest.ExitCode.OK
+    result.assert_outcomes(passed=1, deselected=1)
+    result.stdout.fnmatch_lines(
+        ["left out: 1 tests, not for Linux 6.1, older than 6.2: of netfilter"]
+    )
+
+
+def test_what_no_kernel_of_the_lab_has_is_not_left_out_of_the_newest():
+    left_out = LeftOut("6.12", sanitizer=False)
+    assert left_out._too_old("x", min="6.13", reason="r") is None
+    assert LeftOut("6.1.9", sanitizer=False)._too_old("x", min="6.13", reason="r")
+
+
+def test_a_minimum_without_a_reason_is_refused(run, pytester):
+    pytester.makepyfile(NEEDS_A_NEWER_KERNEL.format(reason=""))
+    result = run("--kernel=6.12")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*test_of_what_came_later: kernel(min=...) needs a reason*"])
 
 
 def test_the_header_says_how_many_guests_share_the_tests(run):
