@@ -54,6 +54,7 @@ def test_make_knows_the_targets_and_lists_them():
         assert f"make {target}" in listed
     assert "lunabridge demo" in _run("make", "-n", "demo").stdout
     assert "pytest" in _run("make", "-n", "test").stdout
+    assert "--kernel=6.1" in _run("make", "-n", "test", "KERNEL=6.1").stdout
 
 
 def test_the_demo_passes_and_prints_what_the_readme_shows():
