@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from bridge.lab.image import cache_dir
+
+# Asked for before pytester moves the home directory.
+CACHE_HOME = str(cache_dir().parent)
+
 CASES = """
 import os
 from pathlib import Path
@@ -66,11 +71,10 @@ def test_in_the_other_guest():
 def test_reports_come_back_and_a_panic_fails_one_test(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ):
-    from bridge.lab.image import cache_dir
     from bridge.module import PROJECT
 
     # The inner pytest has another home, and would build an image of its own there.
-    monkeypatch.setenv("XDG_CACHE_HOME", str(cache_dir().parent))
+    monkeypatch.setenv("XDG_CACHE_HOME", CACHE_HOME)
     monkeypatch.setenv("PYTHONPATH", str(PROJECT))
     # The guest knows the project's tree alone, so the cases go there for a moment.
     cases = PROJECT / "tests" / "plugin" / "test_zz_remote_cases.py"
