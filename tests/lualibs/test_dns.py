@@ -49,13 +49,15 @@ def _answered() -> bytes:
         DNSRR(rrname="host.example.com", type="AAAA", rdata="2001:db8::1"),
         DNSRR(rrname="example.com", type="NS", rdata="ns.example.com"),
         DNSRR(rrname="1.2.0.192.in-addr.arpa", type="PTR", rdata="host.example.com"),
-        DNSRRMX(rrname="example.com", preference=10, exchange="mx.example.com"),
+        DNSRRMX(rrname="example.com", type="MX", preference=10, exchange="mx.example.com"),
         DNSRRSRV(rrname="_sip._udp.example.com", priority=1, weight=2, port=5060,
                  target="sip.example.com"),
         DNSRR(rrname="example.com", type="TXT", rdata=[b"v=spf1 ", b"-all"]),
     ]  # fmt: skip
-    message = DNS(id=7, qr=1, rd=1, ra=1, qd=DNSQR(qname="www.Example.com"), an=answers)
-    packed = bytes(dns_compress(message))
+    # By way of bytes, since releases of scapy differ in how they take several answers.
+    question = bytes(DNSQR(qname="www.Example.com"))
+    plain = _response(len(answers), question + b"".join(map(bytes, answers)), questions=1)
+    packed = bytes(dns_compress(DNS(plain)))
     assert b"\xc0" in packed
     return packed
 
