@@ -72,24 +72,34 @@ class Faults:
 
     @contextmanager
     def _one(self) -> Iterator[None]:
-        with Path("/proc/thread-self/fail-nth").open("r+", buffering=1) as nth:
-            os.write(nth.fileno(), b"%d" % self.number)
+        with _opened("/proc/thread-self/fail-nth") as nth:
+            os.write(nth, b"%d" % self.number)
             try:
                 yield
             finally:
-                self.reached = os.pread(nth.fileno(), 20, 0).strip() == b"0"
-                os.pwrite(nth.fileno(), b"0", 0)
+                self.reached = os.read(nth, 20).strip() == b"0"
+                os.write(nth, b"0")
 
     @contextmanager
     def _all(self) -> Iterator[None]:
         (FAULTS / "space").write_text(str(self.after_bytes))
-        with Path("/proc/thread-self/make-it-fail").open("r+", buffering=1) as switch:
-            os.write(switch.fileno(), b"1")
+        with _opened("/proc/thread-self/make-it-fail") as switch:
+            os.write(switch, b"1")
             try:
                 yield
             finally:
-                os.pwrite(switch.fileno(), b"0", 0)
+                os.write(switch, b"0")
         self.reached = int((FAULTS / "space").read_text()) == 0
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[int]:
+    """Open a file that cannot be sought in, which Python's own files would do."""
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 class FailingConnection:

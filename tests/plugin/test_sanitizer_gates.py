@@ -31,7 +31,7 @@ def test_inner():
                 socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
             ):
                 sender.sendto(b"x", ("127.0.0.1", 9))
-                assert runtime.info().calls == 1
+                assert runtime.info().calls >= 1
         finally:
             subprocess.run(["rmmod", "lunatik_sabotage"], check=True)
 """
@@ -44,8 +44,9 @@ def _run(pytester: pytest.Pytester, plant: str) -> pytest.RunResult:
     )
 
 
-def _plant(name: str, splat: str, *, alone: bool = False) -> object:
-    marks = [pytest.mark.kernel(alone=alone, sanitizer=True), pytest.mark.expects_splat(splat)]
+def _plant(name: str, splat: str, *more: str, alone: bool = False) -> object:
+    marks = [pytest.mark.kernel(alone=alone, sanitizer=True)]
+    marks += [pytest.mark.expects_splat(text) for text in (splat, *more)]
     return pytest.param(name, splat, alone, marks=marks, id=name)
 
 
@@ -55,8 +56,8 @@ PLANTS = [
     ),
     _plant("overflow", "KASAN: slab-out-of-bounds in sabotage_overflow", alone=True),
     _plant("invert", "possible circular locking dependency", alone=True),
-    _plant("mutex", "sleeping function called from invalid context"),
-    _plant("allocate", "sleeping function called from invalid context"),
+    _plant("mutex", "sleeping function called", "Invalid wait context", alone=True),
+    _plant("allocate", "sleeping function called"),
 ]
 
 

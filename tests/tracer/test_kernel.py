@@ -147,6 +147,8 @@ def test_a_callback_that_sleeps_is_caught(sabotage: Sabotage) -> None:
 
 
 @MAY_SLEEP
+@pytest.mark.expects_splat("Invalid wait context", sanitizer=True)
+@pytest.mark.kernel(alone=True)
 def test_a_callback_that_takes_a_mutex_is_caught(sabotage: Sabotage) -> None:
     trace = trace_policy(sabotage, "mutex")
     assert prove(trace, 2).atomic.outcome is VIOLATED
