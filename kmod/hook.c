@@ -14,13 +14,17 @@
 #include "watchdog.h"
 
 /* ACCEPT, DROP, and QUEUE with a queue's number: what a script can honour. */
-static bool verdict_is_valid(lua_Integer verdict)
+static const char *check_verdict(lua_Integer verdict, u8 pf)
 {
-	if (verdict < 0 || verdict > U32_MAX)
-		return false;
-	if ((verdict & NF_VERDICT_MASK) == NF_QUEUE)
-		return true;
-	return verdict == NF_ACCEPT || verdict == NF_DROP;
+	if (verdict == NF_ACCEPT || verdict == NF_DROP)
+		return NULL;
+	if (verdict < 0 || verdict > U32_MAX ||
+	    (verdict & NF_VERDICT_MASK) != NF_QUEUE)
+		return "the callback's verdict is none of accept, drop and queue";
+	/* Of the others the kernel keeps nothing that could go on later. */
+	if (pf != NFPROTO_IPV4 && pf != NFPROTO_IPV6 && pf != NFPROTO_BRIDGE)
+		return "packets are queued at hooks of IPv4, IPv6 and bridges only";
+	return NULL;
 }
 
 /*
@@ -28,16 +32,19 @@ static bool verdict_is_valid(lua_Integer verdict)
  * message says what is wrong with it, or is NULL.
  */
 static const char *hook_read_results(lua_State *L, struct sk_buff *skb,
+				     const struct nf_hook_state *state,
 				     unsigned int *verdict)
 {
+	const char *refusal;
 	lua_Integer value;
 
 	if (!lua_isinteger(L, -2))
 		return lua_isnil(L, -2) ? "the callback returned no verdict" :
 			"the callback's verdict is not an integer";
 	value = lua_tointeger(L, -2);
-	if (!verdict_is_valid(value))
-		return "the callback's verdict is none of accept, drop and queue";
+	refusal = check_verdict(value, state->pf);
+	if (refusal)
+		return refusal;
 	if (!lua_isnil(L, -1)) {
 		lua_Integer mark = lua_tointeger(L, -1);
 
@@ -57,16 +64,21 @@ static const char *hook_call(struct lunatik_hook *hook, struct sk_buff *skb,
 			     unsigned int *verdict)
 {
 	lua_State *L = hook->instance->L;
+	const char *failure;
 
 	*hook->packet = (struct lunatik_packet){ skb, state };
 	lua_rawgeti(L, LUA_REGISTRYINDEX, hook->callback);
 	lua_rawgeti(L, LUA_REGISTRYINDEX, hook->packet_ref);
-	if (lua_pcall(L, 1, 2, 0) != LUA_OK) {
-		hook->packet->skb = NULL;
-		return lunatik_message(L, -1);
-	}
+	if (lua_pcall(L, 1, 2, 0) != LUA_OK)
+		failure = lunatik_message(L, -1);
+	else
+		failure = hook_read_results(L, skb, state, verdict);
 	hook->packet->skb = NULL; /* a packet object kept by Lua is void now */
-	return hook_read_results(L, skb, verdict);
+	if (failure)
+		hook->packet->reject = 0;
+	else if (hook->packet->reject)
+		*verdict = NF_DROP;
+	return failure;
 }
 
 static unsigned int hook_enter(struct lunatik_hook *hook, u32 number,
@@ -112,8 +124,8 @@ static struct lunatik_hook *slot_lock(struct lunatik_slot *slot,
 		struct lunatik_instance *instance = hook->instance;
 
 		/*
-		 * A packet that Lua itself causes to be sent, on this CPU, from this
-		 * instance, cannot enter it again; the failure rule decides.
+		 * A packet that comes while this CPU is in the instance already
+		 * cannot enter it again; the failure rule decides.
 		 */
 		if (READ_ONCE(instance->owner_cpu) == smp_processor_id()) {
 			*verdict = hook->on_error;
@@ -137,17 +149,24 @@ static noinline unsigned int lunatik_hook_run(struct lunatik_slot *slot,
 	unsigned int verdict = NF_ACCEPT;
 	struct lunatik_instance *instance;
 	struct lunatik_hook *hook;
+	u8 answer = 0;
 
 	local_bh_disable();
+	if (unlikely(lunatik_reject_is_own(slot->runtime)))
+		goto enable;
 	hook = slot_lock(slot, &verdict);
 	if (likely(hook)) {
 		instance = hook->instance;
 		instance->owner_cpu = smp_processor_id();
 		verdict = hook_enter(hook, slot->number, skb, state);
+		answer = hook->packet->reject;
 		instance->owner_cpu = -1;
 		__acquire(&instance->spinlock);
 		spin_unlock(&instance->spinlock);
 	}
+	if (unlikely(answer))
+		lunatik_reject_send(skb, state, answer, slot->runtime);
+enable:
 	local_bh_enable();
 	return verdict;
 }

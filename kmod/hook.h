@@ -22,10 +22,28 @@ struct lunatik_runtime;
  * struct lunatik_packet - what a packet object in Lua stands for
  * @skb: the packet, NULL outside the callback
  * @state: of the hook that has it
+ * @parsed: the fields below say what is in it; see skb.h
+ * @family: NFPROTO_IPV4, _IPV6 or _ARP where its header can be read, else 0
+ * @fragment: part of a fragmented datagram
+ * @protocol: of the transport header, or -1
+ * @transport: offset of that header, or 0 where the packet holds none
+ * @end: offset of the end of the IP packet, which padding may follow
+ * @views: a bit for each enum lunatik_part whose view is valid
+ * @reject: what to answer when the callback has ended, see lunatik_reject_send()
+ *
+ * Offsets count from the network header. Every callback starts with zeros.
  */
 struct lunatik_packet {
 	struct sk_buff *skb;
 	const struct nf_hook_state *state;
+	bool parsed;
+	u8 family;
+	bool fragment;
+	s16 protocol;
+	int transport;
+	int end;
+	u8 views;
+	u8 reject;
 };
 
 /**
@@ -115,5 +133,9 @@ void lunatik_slots_clear(struct lunatik_runtime *rt);
 void lunatik_slots_prune(struct lunatik_runtime *rt);
 int lunatik_slot_init(void);
 void lunatik_slot_exit(void);
+
+void lunatik_reject_send(struct sk_buff *skb, const struct nf_hook_state *state,
+			 u8 answer, const void *runtime);
+bool lunatik_reject_is_own(const void *runtime);
 
 #endif /* _LUNATIK_HOOK_H */

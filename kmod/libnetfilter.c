@@ -25,7 +25,10 @@ static const struct lunatik_constant families[] = {
 static const struct lunatik_constant actions[] = {
 	{ "DROP", NF_DROP },
 	{ "ACCEPT", NF_ACCEPT },
+	{ "STOLEN", NF_STOLEN }, /* this one and those after QUEUE are refused */
 	{ "QUEUE", NF_QUEUE },
+	{ "REPEAT", NF_REPEAT },
+	{ "STOP", NF_STOP },
 };
 
 static const struct lunatik_constant inet_hooks[] = {
@@ -34,6 +37,7 @@ static const struct lunatik_constant inet_hooks[] = {
 	{ "FORWARD", NF_INET_FORWARD },
 	{ "LOCAL_OUT", NF_INET_LOCAL_OUT },
 	{ "POST_ROUTING", NF_INET_POST_ROUTING },
+	{ "INGRESS", NF_INET_INGRESS },
 };
 
 static const struct lunatik_constant bridge_hooks[] = {
@@ -48,6 +52,22 @@ static const struct lunatik_constant arp_hooks[] = {
 	{ "IN", NF_ARP_IN },
 	{ "OUT", NF_ARP_OUT },
 	{ "FORWARD", NF_ARP_FORWARD },
+};
+
+static const struct lunatik_constant netdev_hooks[] = {
+	{ "INGRESS", NF_NETDEV_INGRESS },
+	{ "EGRESS", NF_NETDEV_EGRESS },
+};
+
+static const struct lunatik_constant tcp_flags[] = {
+	{ "FIN", 0x01 },
+	{ "SYN", 0x02 },
+	{ "RST", 0x04 },
+	{ "PSH", 0x08 },
+	{ "ACK", 0x10 },
+	{ "URG", 0x20 },
+	{ "ECE", 0x40 },
+	{ "CWR", 0x80 },
 };
 
 static const struct lunatik_constant ip_priorities[] = {
@@ -181,35 +201,70 @@ static int netfilter_register(lua_State *L)
 	if (hook.place.match_mark)
 		hook.place.mark = field_integer(L, "mark", 0, U32_MAX);
 	read_error_rule(L, &hook);
+	lunatik_check_stack(L);
+	lunatik_reject_load();
 	if (lua_getfield(L, 1, "hook") != LUA_TFUNCTION)
 		return luaL_error(L, "netfilter.register: the field 'hook' is a %s, not a function",
 				  luaL_typename(L, -1));
 	hook.callback = luaL_ref(L, LUA_REGISTRYINDEX);
-	lunatik_skb_new(L);
-	hook.packet = lua_touserdata(L, -1);
+	hook.packet = lunatik_skb_new(L);
 	hook.packet_ref = luaL_ref(L, LUA_REGISTRYINDEX);
 	if (!lunatik_hook_add(instance, &hook))
 		return luaL_error(L, "not enough memory");
 	return 0;
 }
 
+/* netfilter.queue(number [, bypass]): the verdict to queue to user space */
+static int netfilter_queue(lua_State *L)
+{
+	lua_Integer number = luaL_checkinteger(L, 1);
+
+	luaL_argcheck(L, number >= 0 && number <= U16_MAX, 1,
+		      "a queue's number is 0 to 65535");
+	lua_pushinteger(L, NF_QUEUE_NR(number) |
+			(lua_toboolean(L, 2) ? NF_VERDICT_FLAG_QUEUE_BYPASS : 0));
+	return 1;
+}
+
 static const luaL_Reg netfilter_functions[] = {
+	{ "queue", netfilter_queue },
 	{ "register", netfilter_register },
 	{ NULL, NULL }
 };
 
+#define CONSTANTS(L, field, array) \
+	lunatik_constants(L, field, array, ARRAY_SIZE(array))
+
 int lunatik_open_netfilter(lua_State *L)
 {
 	luaL_newlib(L, netfilter_functions);
-	lunatik_constants(L, "family", families, ARRAY_SIZE(families));
-	lunatik_constants(L, "action", actions, ARRAY_SIZE(actions));
-	lunatik_constants(L, "inet_hooks", inet_hooks, ARRAY_SIZE(inet_hooks));
-	lunatik_constants(L, "bridge_hooks", bridge_hooks,
-			  ARRAY_SIZE(bridge_hooks));
-	lunatik_constants(L, "arp_hooks", arp_hooks, ARRAY_SIZE(arp_hooks));
-	lunatik_constants(L, "ip_priority", ip_priorities,
-			  ARRAY_SIZE(ip_priorities));
-	lunatik_constants(L, "bridge_priority", bridge_priorities,
-			  ARRAY_SIZE(bridge_priorities));
+	CONSTANTS(L, "family", families);
+	CONSTANTS(L, "action", actions);
+	CONSTANTS(L, "inet_hooks", inet_hooks);
+	CONSTANTS(L, "bridge_hooks", bridge_hooks);
+	CONSTANTS(L, "arp_hooks", arp_hooks);
+	CONSTANTS(L, "netdev_hooks", netdev_hooks);
+	CONSTANTS(L, "ip_priority", ip_priorities);
+	CONSTANTS(L, "bridge_priority", bridge_priorities);
+	CONSTANTS(L, "tcp_flags", tcp_flags);
+	return 1;
+}
+
+/* The same constants under shorter names. */
+int lunatik_open_nf(lua_State *L)
+{
+	lua_newtable(L);
+	CONSTANTS(L, "proto", families);
+	CONSTANTS(L, "action", actions);
+	CONSTANTS(L, "inet", inet_hooks);
+	CONSTANTS(L, "netdev", netdev_hooks);
+	CONSTANTS(L, "arp", arp_hooks);
+	lua_newtable(L);
+	CONSTANTS(L, "pri", ip_priorities);
+	lua_setfield(L, -2, "ip");
+	CONSTANTS(L, "br", bridge_hooks);
+	lua_getfield(L, -1, "br");
+	CONSTANTS(L, "pri", bridge_priorities);
+	lua_pop(L, 1);
 	return 1;
 }

@@ -159,6 +159,7 @@ static const luaL_Reg builtin[] = {
 	{ "data", lunatik_open_data },
 	{ "fifo", lunatik_open_fifo },
 	{ "rcu", lunatik_open_rcu },
+	{ "linux.nf", lunatik_open_nf },
 	{ NULL, NULL }
 };
 

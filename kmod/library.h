@@ -9,6 +9,7 @@
 #include "lauxlib.h"
 
 struct lunatik_instance;
+struct lunatik_packet;
 struct lunatik_runtime;
 
 /**
@@ -26,6 +27,7 @@ void lunatik_constants(lua_State *L, const char *field,
 
 int lunatik_open_lunatik(lua_State *L);
 int lunatik_open_netfilter(lua_State *L);
+int lunatik_open_nf(lua_State *L);
 int lunatik_open_linux(lua_State *L);
 int lunatik_open_byteorder(lua_State *L);
 int lunatik_open_completion(lua_State *L);
@@ -35,7 +37,9 @@ int lunatik_open_data(lua_State *L);
 int lunatik_open_rcu(lua_State *L);
 int lunatik_open_math(lua_State *L);
 void lunatik_skb_open(lua_State *L);
-void lunatik_skb_new(lua_State *L);
+struct lunatik_packet *lunatik_skb_new(lua_State *L);
+void lunatik_reject_load(void);
+void lunatik_reject_exit(void);
 void lunatik_check_stack(lua_State *L);
 int lunatik_random(lua_State *L);
 

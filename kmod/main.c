@@ -11,6 +11,7 @@
 
 #include "control.h"
 #include "hook.h"
+#include "library.h"
 #include "object.h"
 #include "runtime.h"
 #include "watchdog.h"
@@ -56,6 +57,7 @@ static void __exit lunatik_exit(void)
 	lunatik_slot_exit();
 	lunatik_runtime_exit();
 	lunatik_object_exit();
+	lunatik_reject_exit();
 	lunatik_watchdog_exit();
 }
 
