@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: (GPL-2.0 OR MIT)
 /*
- * The Lua library "linux": the clock, random numbers, the kernel log.
+ * The Lua library "linux": time, random numbers, interfaces, the kernel log.
  */
+#include <linux/jiffies.h>
 #include <linux/math64.h>
+#include <linux/netdevice.h>
 #include <linux/printk.h>
 #include <linux/random.h>
 #include <linux/ratelimit.h>
+#include <linux/sched/signal.h>
+#include <linux/string.h>
 #include <linux/timekeeping.h>
 
 #include "library.h"
@@ -15,6 +19,74 @@
 static int linux_time(lua_State *L)
 {
 	lua_pushinteger(L, ktime_get_real_ns());
+	return 1;
+}
+
+/* linux.difftime(later, earlier): nanoseconds between two times */
+static int linux_difftime(lua_State *L)
+{
+	lua_pushinteger(L, luaL_checkinteger(L, 1) - luaL_checkinteger(L, 2));
+	return 1;
+}
+
+#define SCHEDULE_MAX_MS	10000
+
+/*
+ * linux.schedule([ms]): sleep, or just let others run; only where that is allowed.
+ * The runtime is busy meanwhile, for whoever wants to stop it too, hence the limit.
+ */
+static int linux_schedule(lua_State *L)
+{
+	lua_Integer ms = luaL_optinteger(L, 1, 0);
+
+	if (!lunatik_runtime_of(L)->sleep)
+		return luaL_error(L, "linux.schedule: only a sleepable runtime can sleep");
+	luaL_argcheck(L, ms >= 0 && ms <= SCHEDULE_MAX_MS, 1,
+		      "0 to 10000 milliseconds");
+	lunatik_check_stack(L);
+	if (ms)
+		schedule_timeout_killable(msecs_to_jiffies(ms));
+	else
+		cond_resched();
+	return fatal_signal_pending(current) ? luaL_error(L, "killed") : 0;
+}
+
+/* linux.ifindex(name): index of an interface in the runtime's namespace, or nil */
+static int linux_ifindex(lua_State *L)
+{
+	const char *name = luaL_checkstring(L, 1);
+	struct net_device *dev;
+	int index = 0;
+
+	rcu_read_lock();
+	dev = dev_get_by_name_rcu(lunatik_runtime_of(L)->net, name);
+	if (dev)
+		index = dev->ifindex;
+	rcu_read_unlock();
+	if (index)
+		lua_pushinteger(L, index);
+	else
+		lua_pushnil(L);
+	return 1;
+}
+
+/* linux.ifname(index): name of an interface in the runtime's namespace, or nil */
+static int linux_ifname(lua_State *L)
+{
+	lua_Integer index = luaL_checkinteger(L, 1);
+	struct net_device *dev = NULL;
+	char name[IFNAMSIZ] = "";
+
+	rcu_read_lock();
+	if (index > 0 && index <= INT_MAX)
+		dev = dev_get_by_index_rcu(lunatik_runtime_of(L)->net, index);
+	if (dev)
+		strscpy(name, dev->name, sizeof(name));
+	rcu_read_unlock();
+	if (dev)
+		lua_pushstring(L, name);
+	else
+		lua_pushnil(L);
 	return 1;
 }
 
@@ -101,8 +173,12 @@ static int linux_log(lua_State *L)
 }
 
 static const luaL_Reg linux_functions[] = {
+	{ "difftime", linux_difftime },
+	{ "ifindex", linux_ifindex },
+	{ "ifname", linux_ifname },
 	{ "log", linux_log },
 	{ "random", lunatik_random },
+	{ "schedule", linux_schedule },
 	{ "time", linux_time },
 	{ NULL, NULL }
 };

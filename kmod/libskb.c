@@ -42,10 +42,23 @@ struct lunatik_packet *lunatik_packet_check(lua_State *L)
 	if (!object || lua_rawlen(L, 1) != sizeof(*object) ||
 	    object->tag != &packet_tag)
 		luaL_checkudata(L, 1, LUNATIK_PACKET); /* words the error */
-	else if (likely(object->packet.skb))
-		return &object->packet;
-	luaL_error(L, "the packet is gone: it is valid only inside the callback it was passed to");
-	return NULL;
+	return lunatik_packet_valid(L, object);
+}
+
+/**
+ * lunatik_packet_valid() - the packet that a packet object stands for
+ * @L: thread; an error is raised unless it runs in the packet's callback
+ * @self: the object's memory
+ *
+ * Return: the packet.
+ */
+struct lunatik_packet *lunatik_packet_valid(lua_State *L, void *self)
+{
+	struct packet_object *object = self;
+
+	if (unlikely(!object->packet.skb))
+		luaL_error(L, "the packet is gone: it is valid only inside the callback it was passed to");
+	return &object->packet;
 }
 
 /* What is in the packet */
@@ -131,10 +144,17 @@ static u8 packet_family(const struct lunatik_packet *packet)
 	}
 }
 
-static void packet_parse(struct lunatik_packet *packet)
+/**
+ * lunatik_packet_parse() - find out what is in a packet, unless that is known
+ * @packet: valid
+ */
+void lunatik_packet_parse(struct lunatik_packet *packet)
 {
-	u8 family = packet_family(packet);
+	u8 family;
 
+	if (packet->parsed)
+		return;
+	family = packet_family(packet);
 	packet->parsed = true;
 	packet->family = 0;
 	packet->fragment = false;
@@ -159,8 +179,7 @@ struct lunatik_packet *lunatik_packet_parsed(lua_State *L)
 {
 	struct lunatik_packet *packet = lunatik_packet_check(L);
 
-	if (!packet->parsed)
-		packet_parse(packet);
+	lunatik_packet_parse(packet);
 	return packet;
 }
 
@@ -465,8 +484,10 @@ static int skb_icmp(lua_State *L)
 static const luaL_Reg packet_methods[] = {
 	{ "checksum", lunatik_skb_checksum },
 	{ "connmark", lunatik_skb_connmark },
+	{ "copy", lunatik_skb_copy },
 	{ "ctstate", lunatik_skb_ctstate },
 	{ "daddr", lunatik_skb_daddr },
+	{ "data", lunatik_skb_data },
 	{ "dport", lunatik_skb_dport },
 	{ "dscp", lunatik_skb_dscp },
 	{ "ethertype", skb_ethertype },
@@ -504,7 +525,7 @@ struct lunatik_packet *lunatik_skb_new(lua_State *L)
 {
 	struct packet_object *object;
 
-	object = lua_newuserdatauv(L, sizeof(*object), 0);
+	object = lua_newuserdatauv(L, sizeof(*object), LUNATIK_VIEWS);
 	*object = (struct packet_object){ .tag = &packet_tag };
 	luaL_setmetatable(L, LUNATIK_PACKET);
 	return &object->packet;
@@ -519,10 +540,14 @@ struct lunatik_packet *lunatik_skb_new(lua_State *L)
 void lunatik_skb_open(lua_State *L)
 {
 	luaL_newmetatable(L, LUNATIK_PACKET);
+	lua_newtable(L);
+	lua_setfield(L, -2, "__index");
+	lunatik_view_open(L);
 	lua_pushcfunction(L, skb_length);
 	lua_setfield(L, -2, "__len");
-	luaL_newlib(L, packet_methods);
-	lua_setfield(L, -2, "__index");
+	lua_getfield(L, -1, "__index");
+	luaL_setfuncs(L, packet_methods, 0); /* "checksum" means another one here */
+	lua_pop(L, 1);
 	lua_pushliteral(L, LUNATIK_PACKET);
 	lua_setfield(L, -2, "__metatable");
 	lua_pop(L, 1);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR MIT) */
 /*
  * The packet object of callbacks, as the files that make up its methods see it:
- * libskb.c what is read, skbedit.c what is changed, skbtrack.c connections.
+ * libskb.c what is read, skbview.c bytes, skbedit.c what is changed, skbtrack.c
+ * connections.
  *
  * Offsets count from the network header, in bytes. What a packet holds is found
  * out once per callback, by the first method that asks, and again after the packet
@@ -19,9 +20,13 @@
 #include "lauxlib.h"
 
 #define LUNATIK_PACKET	"lunatik.skb"
+/* Views of a packet object: its user values. */
+#define LUNATIK_VIEWS	4
 
 struct lunatik_packet *lunatik_packet_check(lua_State *L);
+struct lunatik_packet *lunatik_packet_valid(lua_State *L, void *self);
 struct lunatik_packet *lunatik_packet_parsed(lua_State *L);
+void lunatik_packet_parse(struct lunatik_packet *packet);
 const void *lunatik_packet_field(const struct lunatik_packet *packet, int offset,
 				 void *buf, int len);
 
@@ -43,6 +48,10 @@ int lunatik_skb_ttl(lua_State *L);
 int lunatik_skb_dscp(lua_State *L);
 int lunatik_skb_checksum(lua_State *L);
 int lunatik_skb_resize(lua_State *L);
+
+void lunatik_view_open(lua_State *L);
+int lunatik_skb_copy(lua_State *L);
+int lunatik_skb_data(lua_State *L);
 
 int lunatik_skb_connmark(lua_State *L);
 int lunatik_skb_ctstate(lua_State *L);
