@@ -49,17 +49,35 @@ static size_t data_size_argument(lua_State *L, int arg)
 	return size;
 }
 
-/* data.new(size): zeros */
-static int data_new(lua_State *L)
+/**
+ * lunatik_data_new() - push a new data object of zeros
+ * @L: thread
+ * @size: of the object in bytes; an error is raised for more than it can have
+ *
+ * Context: inside a protected call.
+ * Return: its bytes, to be filled in before anybody else has the object.
+ */
+void *lunatik_data_new(lua_State *L, size_t size)
 {
-	size_t size = data_size_argument(L, 1);
-	struct lunatik_object *object = lunatik_object_new(L, &lunatik_data_class);
-	struct data *data = container_of(object, struct data, object);
+	struct lunatik_object *object;
+	struct data *data;
 
+	if (size > DATA_MAX)
+		luaL_error(L, "%I bytes are too many: a data has 0 to 65536",
+			   (lua_Integer)size);
+	object = lunatik_object_new(L, &lunatik_data_class);
+	data = container_of(object, struct data, object);
 	spin_lock_init(&data->lock);
 	if (size)
 		data->bytes = lunatik_object_alloc(L, size);
 	data->size = size;
+	return data->bytes;
+}
+
+/* data.new(size): zeros */
+static int data_new(lua_State *L)
+{
+	lunatik_data_new(L, data_size_argument(L, 1));
 	return 1;
 }
 

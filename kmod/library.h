@@ -36,6 +36,7 @@ int lunatik_open_fifo(lua_State *L);
 int lunatik_open_data(lua_State *L);
 int lunatik_open_rcu(lua_State *L);
 int lunatik_open_math(lua_State *L);
+void *lunatik_data_new(lua_State *L, size_t size);
 void lunatik_skb_open(lua_State *L);
 struct lunatik_packet *lunatik_skb_new(lua_State *L);
 void lunatik_reject_load(void);
