@@ -9,6 +9,9 @@
  * and raises at other times. The packet object itself is the same from its network
  * header on.
  */
+#include <linux/bits.h>
+#include <linux/skbuff.h>
+
 #include "bytes.h"
 #include "library.h"
 #include "skb.h"

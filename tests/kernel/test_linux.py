@@ -12,8 +12,6 @@ from bridge.errors import LuaError
 pytestmark = pytest.mark.kernel
 
 
-
-
 @pytest.fixture
 def evaluate(script):
     """Run Lua in a runtime that may sleep, or not, and return what it returns."""
@@ -102,7 +100,7 @@ def test_a_body_that_sleeps_can_be_killed(lunatik):
     code = (
         "from bridge.lunatik import Lunatik\n"
         "Lunatik.connect().runtime('sleeper', source=\"local linux = require 'linux' "
-        'print(\'asleep\') while true do linux.schedule(10000) end")\n'
+        "print('asleep') while true do linux.schedule(10000) end\")\n"
     )
     sleeper = subprocess.Popen([sys.executable, "-c", code], cwd="/project")
     deadline = time.monotonic() + 60

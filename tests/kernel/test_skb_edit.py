@@ -31,8 +31,12 @@ def change(policy, traffic):
     """Send a packet through a callback's body; return what arrived, and the runtime."""
 
     def change(packet, body: str, **options: object):
-        runtime = policy(f"{body} return ACCEPT", before="local seen", extra='onerror = "drop",',
-                         after="coroutine.yield() return seen")  # fmt: skip
+        runtime = policy(
+            f"{body} return ACCEPT",
+            before="local seen",
+            extra='onerror = "drop",',
+            after="coroutine.yield() return seen",
+        )
         outcome = traffic.send(packet, **options)[0]
         info = runtime.info()
         assert info.errors == 0, info.last_error
@@ -154,10 +158,14 @@ def test_the_addresses_of_fragments_change_alike(policy, traffic, router, versio
 
     address = ADDRESSES[version][0]
     policy(f"skb:saddr({_lua_bytes(address)}) return ACCEPT")
-    head = _ip(version, dst=router["server"].address(version), src=router["client"].address(version))
+    head = _ip(
+        version, dst=router["server"].address(version), src=router["client"].address(version)
+    )
     payload = bytes(range(256)) * 10
     if version == 6:
-        parts = fragment6(head / IPv6ExtHdrFragment(id=9) / UDP(sport=5, dport=2311) / payload, 1280)
+        parts = fragment6(
+            head / IPv6ExtHdrFragment(id=9) / UDP(sport=5, dport=2311) / payload, 1280
+        )
     else:
         head.id = 9
         parts = fragment(head / UDP(sport=5, dport=2311) / payload, 1200)

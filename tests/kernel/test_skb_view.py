@@ -31,9 +31,11 @@ def _udp(version: int, payload: bytes = b"payload"):
 
 
 def _look(policy, traffic, body: str, version: int = 4, payload: bytes = b"payload"):
-    runtime = policy(f"seen = table.pack((function() {body} end)()) return ACCEPT",
-                     before="local seen",
-                     after="coroutine.yield() return table.unpack(seen, 1, seen.n)")  # fmt: skip
+    runtime = policy(
+        f"seen = table.pack((function() {body} end)()) return ACCEPT",
+        before="local seen",
+        after="coroutine.yield() return table.unpack(seen, 1, seen.n)",
+    )
     outcome = traffic.send(_udp(version, payload))[0]
     assert runtime.info().errors == 0, runtime.info().last_error
     return outcome, runtime.resume()
@@ -67,7 +69,8 @@ def test_the_parts_of_a_fragment(policy, traffic):
 
     runtime = policy(
         """
-        seen = {skb:data("mac") ~= nil, skb:data("transport") == nil, skb:data("payload") == nil}
+        seen = {skb:data("mac") ~= nil, skb:data("transport") == nil,
+                skb:data("payload") == nil}
         return ACCEPT
         """,
         before="local seen",
