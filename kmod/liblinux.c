@@ -51,18 +51,37 @@ static int linux_schedule(lua_State *L)
 	return fatal_signal_pending(current) ? luaL_error(L, "killed") : 0;
 }
 
+/**
+ * lunatik_ifindex_of() - find an interface
+ * @net: namespace
+ * @name: of the interface, or NULL
+ * @index: of the interface, where there is no name
+ *
+ * Context: any.
+ * Return: its index, or 0 where there is none.
+ */
+int lunatik_ifindex_of(struct net *net, const char *name, lua_Integer index)
+{
+	struct net_device *dev = NULL;
+	int found = 0;
+
+	rcu_read_lock();
+	if (name)
+		dev = dev_get_by_name_rcu(net, name);
+	else if (index > 0 && index <= INT_MAX)
+		dev = dev_get_by_index_rcu(net, index);
+	if (dev)
+		found = dev->ifindex;
+	rcu_read_unlock();
+	return found;
+}
+
 /* linux.ifindex(name): index of an interface in the runtime's namespace, or nil */
 static int linux_ifindex(lua_State *L)
 {
-	const char *name = luaL_checkstring(L, 1);
-	struct net_device *dev;
-	int index = 0;
+	int index = lunatik_ifindex_of(lunatik_runtime_of(L)->net,
+				       luaL_checkstring(L, 1), 0);
 
-	rcu_read_lock();
-	dev = dev_get_by_name_rcu(lunatik_runtime_of(L)->net, name);
-	if (dev)
-		index = dev->ifindex;
-	rcu_read_unlock();
 	if (index)
 		lua_pushinteger(L, index);
 	else

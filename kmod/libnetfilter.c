@@ -12,6 +12,8 @@
 #include "library.h"
 #include "runtime.h"
 
+#define HANDLE	"lunatik.hook"
+
 static const struct lunatik_constant families[] = {
 	{ "UNSPEC", NFPROTO_UNSPEC },
 	{ "INET", NFPROTO_INET },
@@ -123,7 +125,7 @@ static lua_Integer field_integer(lua_State *L, const char *name, lua_Integer low
 static void check_field_names(lua_State *L)
 {
 	static const char * const known[] = {
-		"hook", "pf", "hooknum", "priority", "mark", "onerror"
+		"hook", "pf", "hooknum", "priority", "mark", "onerror", "device"
 	};
 	size_t i;
 
@@ -140,13 +142,15 @@ static void check_field_names(lua_State *L)
 	}
 }
 
-static void read_family(lua_State *L, struct lunatik_hook *hook)
+static void read_family(lua_State *L, struct lunatik_place *place)
 {
 	lua_Integer last;
 
-	hook->place.pf = field_integer(L, "pf", 0, NFPROTO_NUMPROTO - 1);
-	switch (hook->place.pf) {
+	place->pf = field_integer(L, "pf", 0, NFPROTO_NUMPROTO - 1);
+	switch (place->pf) {
 	case NFPROTO_INET:
+		last = NF_INET_INGRESS;
+		break;
 	case NFPROTO_IPV4:
 	case NFPROTO_IPV6:
 		last = NF_INET_POST_ROUTING;
@@ -157,12 +161,53 @@ static void read_family(lua_State *L, struct lunatik_hook *hook)
 	case NFPROTO_BRIDGE:
 		last = NF_BR_POST_ROUTING;
 		break;
+	case NFPROTO_NETDEV:
+		last = NF_NETDEV_EGRESS;
+		break;
 	default:
-		luaL_error(L, "netfilter.register: no hooks for the family %d: INET, IPV4, IPV6, ARP and BRIDGE have some",
-			   (int)hook->place.pf);
+		luaL_error(L, "netfilter.register: no hooks for the family %d: INET, IPV4, IPV6, ARP, BRIDGE and NETDEV have some",
+			   (int)place->pf);
 		return;
 	}
-	hook->place.hooknum = field_integer(L, "hooknum", 0, last);
+	place->hooknum = field_integer(L, "hooknum", 0, last);
+}
+
+static bool is_at_device(const struct lunatik_place *place)
+{
+	return place->pf == NFPROTO_NETDEV ||
+		(place->pf == NFPROTO_INET && place->hooknum == NF_INET_INGRESS);
+}
+
+/* The interface that the value on the top names, in the runtime's namespace. */
+static int find_device(lua_State *L)
+{
+	struct net *net = lunatik_runtime_of(L)->net;
+	int index = 0;
+
+	if (lua_isinteger(L, -1))
+		index = lunatik_ifindex_of(net, NULL, lua_tointeger(L, -1));
+	else if (lua_type(L, -1) == LUA_TSTRING)
+		index = lunatik_ifindex_of(net, lua_tostring(L, -1), 0);
+	else
+		luaL_error(L, "netfilter.register: the field 'device' is a %s, not a name or an index",
+			   luaL_typename(L, -1));
+	if (!index)
+		luaL_error(L, "netfilter.register: no interface '%s' in the runtime's network namespace",
+			   lua_tostring(L, -1));
+	return index;
+}
+
+static void read_device(lua_State *L, struct lunatik_place *place)
+{
+	bool given = lua_getfield(L, 1, "device") != LUA_TNIL;
+
+	if (given != is_at_device(place))
+		luaL_error(L, given ?
+			   "netfilter.register: the field 'device' is for NETDEV and for INET's INGRESS only" :
+			   "netfilter.register: the field 'device' is missing: hooks of NETDEV and INET's INGRESS are at an interface");
+	if (given)
+		place->ifindex = find_device(L);
+	lua_pop(L, 1);
 }
 
 static void read_error_rule(lua_State *L, struct lunatik_hook *hook)
@@ -180,12 +225,13 @@ static void read_error_rule(lua_State *L, struct lunatik_hook *hook)
 
 /*
  * netfilter.register{ hook =, pf =, hooknum =, priority = [, mark =]
- *                     [, onerror =] }
+ *                     [, onerror =] [, device =] }: a handle
  */
 static int netfilter_register(lua_State *L)
 {
 	struct lunatik_instance *instance = lunatik_instance_of(L);
 	struct lunatik_hook hook = {};
+	struct lunatik_hook **handle;
 
 	luaL_checktype(L, 1, LUA_TTABLE);
 	lua_settop(L, 1);
@@ -194,7 +240,8 @@ static int netfilter_register(lua_State *L)
 	if (instance->armed)
 		return luaL_error(L, "netfilter.register: hooks are registered while the script's body first runs");
 	check_field_names(L);
-	read_family(L, &hook);
+	read_family(L, &hook.place);
+	read_device(L, &hook.place);
 	hook.place.priority = field_integer(L, "priority", S32_MIN, S32_MAX);
 	hook.place.match_mark = lua_getfield(L, 1, "mark") != LUA_TNIL;
 	lua_pop(L, 1);
@@ -209,9 +256,36 @@ static int netfilter_register(lua_State *L)
 	hook.callback = luaL_ref(L, LUA_REGISTRYINDEX);
 	hook.packet = lunatik_skb_new(L);
 	hook.packet_ref = luaL_ref(L, LUA_REGISTRYINDEX);
-	if (!lunatik_hook_add(instance, &hook))
+	handle = lua_newuserdatauv(L, sizeof(*handle), 0);
+	*handle = lunatik_hook_add(instance, &hook);
+	if (!*handle)
 		return luaL_error(L, "not enough memory");
+	luaL_setmetatable(L, HANDLE);
+	return 1;
+}
+
+/* handle:unregister(): call the hook's callback no more; twice is harmless */
+static int handle_unregister(lua_State *L)
+{
+	struct lunatik_hook **handle = luaL_checkudata(L, 1, HANDLE);
+
+	lunatik_hook_unregister(*handle); /* it lives as long as the Lua state */
 	return 0;
+}
+
+static const luaL_Reg handle_methods[] = {
+	{ "unregister", handle_unregister },
+	{ NULL, NULL }
+};
+
+static void open_handle(lua_State *L)
+{
+	luaL_newmetatable(L, HANDLE);
+	luaL_newlib(L, handle_methods);
+	lua_setfield(L, -2, "__index");
+	lua_pushliteral(L, HANDLE);
+	lua_setfield(L, -2, "__metatable");
+	lua_pop(L, 1);
 }
 
 /* netfilter.queue(number [, bypass]): the verdict to queue to user space */
@@ -237,6 +311,7 @@ static const luaL_Reg netfilter_functions[] = {
 
 int lunatik_open_netfilter(lua_State *L)
 {
+	open_handle(L);
 	luaL_newlib(L, netfilter_functions);
 	CONSTANTS(L, "family", families);
 	CONSTANTS(L, "action", actions);

@@ -11,6 +11,7 @@
 struct lunatik_instance;
 struct lunatik_packet;
 struct lunatik_runtime;
+struct net;
 
 /**
  * struct lunatik_constant - a named integer in a table
@@ -43,6 +44,7 @@ void lunatik_reject_load(void);
 void lunatik_reject_exit(void);
 void lunatik_check_stack(lua_State *L);
 int lunatik_random(lua_State *L);
+int lunatik_ifindex_of(struct net *net, const char *name, lua_Integer index);
 
 /* Levels of linux.log, least urgent first. */
 enum lunatik_log_level {

@@ -240,7 +240,7 @@ def test_a_packet_can_be_queued_to_user_space_without_listener(policy, traffic):
         ("pf = 2, hooknum = 2, priority = 0, hook = 5", "the field 'hook' is a number"),
         ("pf = 'x', hooknum = 2, priority = 0, hook = f", "'pf' is a string"),
         ("pf = 99, hooknum = 2, priority = 0, hook = f", "'pf' is 99, outside"),
-        ("pf = 5, hooknum = 0, priority = 0, hook = f", "no hooks for the family 5"),
+        ("pf = 0, hooknum = 0, priority = 0, hook = f", "no hooks for the family 0"),
         ("pf = 2, hooknum = 5, priority = 0, hook = f", "'hooknum' is 5, outside 0 to 4"),
         ("pf = 2, hooknum = -1, priority = 0, hook = f", "'hooknum' is -1"),
         ("pf = 3, hooknum = 3, priority = 0, hook = f", "'hooknum' is 3, outside 0 to 2"),

@@ -89,12 +89,12 @@ def _attribute(kind: int, data: bytes) -> bytes:
 class Queue:
     """A program that takes a queue's packets and gives them back, in a thread."""
 
-    def __init__(self, host, number: int, handle: Callable[[bytes], tuple[int, bytes | None]]):
+    def __init__(self, place, number: int, handle: Callable[[bytes], tuple[int, bytes | None]]):
         self.number = number
         self.seen: list[bytes] = []
         self._handle = handle
         self._running = True
-        with host.entered():
+        with place:
             self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)
         self._socket.bind((0, 0))
         self._socket.settimeout(10)
@@ -147,7 +147,7 @@ class Queue:
 def queue(router) -> Iterator[Callable[..., Queue]]:
     with ExitStack() as stack:
         yield lambda number, handle: stack.enter_context(
-            Queue(router["router"], number, handle)
+            Queue(router["router"].entered(), number, handle)
         )
 
 
@@ -286,6 +286,22 @@ class Lan:
         for netns in (self.left, self.bridge, self.right):
             subprocess.run(["ip", "netns", "del", netns], check=True)
 
+    def entered(self, netns: str):
+        from netns.namespace import DIRECTORY, entered
+
+        return entered(DIRECTORY / netns)
+
+    def socket(self, netns: str, *kind: int) -> socket.socket:
+        with self.entered(netns):
+            return socket.socket(*kind)
+
+    def index(self, port: str) -> int:
+        with self.entered(self.bridge):
+            return socket.if_nametoindex(port)
+
+    def mac(self, netns: str) -> str:
+        return self.run(netns, "ip", "-br", "link", "show", "eth0").stdout.split()[2]
+
     def ping(self, source: str, address: str) -> bool:
         done = self.run(source, "ping", "-c1", "-W2", address)
         return "1 received" in done.stdout
@@ -367,15 +383,7 @@ def test_a_bridged_packet_is_queued_and_goes_on(at, lan):
         "if skb:protocol() == 1 and skb:icmp() == 8 then return nf.queue(21) end",
     )
 
-    class Place:
-        def entered(self):
-            from pathlib import Path
-
-            from netns.namespace import entered
-
-            return entered(Path("/run/netns") / lan.bridge)
-
-    with Queue(Place(), 21, lambda _: (1, None)) as listener:
+    with Queue(lan.entered(lan.bridge), 21, lambda _: (1, None)) as listener:
         assert lan.ping(lan.left, "10.1.0.2")
         assert len(listener.seen) == 1
     assert runtime.info().errors == 0
@@ -396,9 +404,7 @@ def test_bytes_of_bridged_packets_are_changed_with_their_link_layer(at, lan):
     )
     assert not lan.ping(lan.left, "10.1.0.2")
     assert runtime.info().errors == 0, runtime.info().last_error
-    address = lan.run(lan.right, "cat", "/sys/class/net/eth0/address").stdout.strip()
-    listed = lan.run(lan.right, "ip", "-br", "link", "show", "eth0").stdout
-    assert runtime.resume() == bytes.fromhex(listed.split()[2].replace(":", "")), address
+    assert runtime.resume() == bytes.fromhex(lan.mac(lan.right).replace(":", ""))
 
 
 def test_padding_belongs_to_the_frame_and_not_to_the_payload(at, lan):
@@ -432,13 +438,7 @@ def test_the_tag_of_a_vlan_is_seen(at, lan):
 
 
 def _send_frame(lan: Lan, frame: bytes) -> None:
-    from pathlib import Path
-
-    from netns.namespace import entered
-
-    with entered(Path("/run/netns") / lan.left):
-        link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-    with link:
+    with lan.socket(lan.left, socket.AF_PACKET, socket.SOCK_RAW, 0) as link:
         link.bind(("eth0", 0))
         link.send(frame)
 
@@ -488,3 +488,224 @@ def test_rejecting_is_for_ip_hooks(at, lan):
     runtime = at("FORWARD", "if skb:protocol() == 1 then return skb:reject() end")
     assert not lan.ping(lan.left, "10.1.0.2")
     assert "of IPv4 and IPv6 only" in runtime.info().last_error
+
+
+# Hooks at a device
+
+
+NETDEV = {"family": "NETDEV", "hooks": "netdev_hooks"}
+
+
+@both_versions
+@pytest.mark.parametrize(
+    ("place", "port"),
+    [
+        ({"family": "NETDEV", "hooks": "netdev_hooks", "hook": "INGRESS"}, "p1"),
+        ({"family": "NETDEV", "hooks": "netdev_hooks", "hook": "EGRESS"}, "p2"),
+        ({"family": "INET", "hooks": "inet_hooks", "hook": "INGRESS"}, "p1"),
+    ],
+)
+def test_packets_are_seen_and_dropped_at_a_device(at, lan, version, place, port):
+    protocol = 58 if version == 6 else 1
+    runtime = at(
+        body=f"""
+        local kind = skb:icmp()
+        if skb:protocol() == {protocol} and (kind == 8 or kind == 128) then
+          seen = {{skb:family(), skb:ethertype(), #skb:data("mac") - #skb, 1,
+                  select(2, skb:hook()), skb:ifindex(), skb:indev() or skb:outdev()}}
+          if block then return nf.action.DROP end
+        end
+        """,
+        result="(function(...) block = ... return table.unpack(seen) end)(true)",
+        extra=f'device = "{port}",',
+        **place,
+    )
+    assert lan.ping(lan.left, STATIONS[version][1]), runtime.info().last_error
+    assert runtime.info().errors == 0, runtime.info().last_error
+    family, ethertype = (10, 0x86DD) if version == 6 else (2, 0x0800)
+    seen = runtime.resume()
+    assert seen[:3] == (family, ethertype, 14)
+    assert seen[4] == 5
+    assert seen[5] == seen[6] == lan.index(port)
+    assert not lan.ping(lan.left, STATIONS[version][1])
+
+
+@pytest.mark.parametrize(("hook", "port"), [("INGRESS", "p1"), ("EGRESS", "p2")])
+def test_packets_are_changed_at_a_device(at, lan, hook, port):
+    from scapy.layers.inet import IP, UDP
+    from scapy.layers.l2 import Ether
+
+    runtime = at(
+        hook,
+        """
+        if skb:dport() == 4323 then
+          skb:data("payload"):setstring(0, "CHANGED")
+          skb:dport(4322)
+          skb:resize(#skb + 1)
+        end
+        """,
+        extra=f'device = "{port}",',
+        **NETDEV,
+    )
+    with lan.socket(lan.right, socket.AF_INET, socket.SOCK_DGRAM) as taker:
+        taker.bind(("", 4322))
+        taker.settimeout(20)
+        mac = lan.mac(lan.right)
+        packet = IP(src="10.1.0.1", dst="10.1.0.2") / UDP(sport=1, dport=4323) / b"as sent"
+        _send_frame(lan, bytes(Ether(dst=mac) / packet))
+        assert taker.recv(100) == b"CHANGED\0", runtime.info().last_error
+
+
+def test_the_tag_of_a_vlan_is_seen_at_a_device(at, lan):
+    from scapy.layers.inet import IP, UDP
+    from scapy.layers.l2 import Dot1Q, Ether
+
+    runtime = at(
+        "INGRESS",
+        "if skb:dport() == 4321 then seen = {skb:vlan()} seen[3] = skb:ethertype() end",
+        "table.unpack(seen)",
+        extra='device = "p1",',
+        **NETDEV,
+    )
+    packet = IP(src="10.1.0.1", dst="10.1.0.2") / UDP(dport=4321) / b"abc"
+    _send_frame(lan, bytes(Ether(dst="ff:ff:ff:ff:ff:ff") / Dot1Q(vlan=77, prio=1) / packet))
+    assert runtime.resume() == (77, 1, 0x0800)
+
+
+def test_a_device_is_given_by_index_too(at, lan):
+    runtime = at("INGRESS", "seen = true", extra=f"device = {lan.index('p1')},", **NETDEV)
+    lan.ping(lan.left, "10.1.0.2")
+    assert runtime.resume() is True
+
+
+@pytest.mark.parametrize("verdict", ["nf.queue(3)", "skb:reject()"])
+def test_what_a_device_hook_cannot_do_is_a_failure(at, lan, verdict):
+    body = f"if skb:icmp() == 8 then return {verdict} end"
+    runtime = at("INGRESS", body, extra='device = "p1",', **NETDEV)
+    assert not lan.ping(lan.left, "10.1.0.2")
+    assert "IPv4" in runtime.info().last_error
+
+
+def test_a_device_that_goes_away_takes_its_hook_along(at, lan):
+    lan.ip(lan.bridge, "link", "add", "fleeting", "type", "dummy")
+    runtime = at("INGRESS", "", "true", extra='device = "fleeting",', **NETDEV)
+    assert runtime.info().hooks == 1
+    lan.ip(lan.bridge, "link", "del", "fleeting")
+    assert runtime.info().hooks == 0
+    assert runtime.resume() is True
+    runtime.stop()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ("pf = 5, hooknum = 0", "the field 'device' is missing"),
+        ("pf = 5, hooknum = 1", "the field 'device' is missing"),
+        ("pf = 1, hooknum = 5", "the field 'device' is missing"),
+        ("pf = 5, hooknum = 2, device = 'lo'", "'hooknum' is 2, outside 0 to 1"),
+        ("pf = 1, hooknum = 6", "'hooknum' is 6, outside 0 to 5"),
+        ("pf = 2, hooknum = 5, device = 'lo'", "'hooknum' is 5, outside 0 to 4"),
+        ("pf = 2, hooknum = 2, device = 'lo'", "'device' is for NETDEV and for INET's INGRESS"),
+        ("pf = 5, hooknum = 0, device = 'nowhere0'", "no interface 'nowhere0'"),
+        ("pf = 5, hooknum = 0, device = 99999", "no interface '99999'"),
+        ("pf = 5, hooknum = 0, device = -1", "no interface '-1'"),
+        ("pf = 5, hooknum = 0, device = {}", "'device' is a table"),
+    ],
+)
+def test_a_bad_device_is_named(script, fields, message):
+    source = f"""
+    require("netfilter").register{{{fields}, priority = 0, hook = function() return 1 end}}
+    """
+    with pytest.raises(LuaError, match=message):
+        script(source, sleep=False)
+
+
+# The handle
+
+
+def test_a_handle_unregisters_its_hook_and_no_other(script, traffic, router):
+    runtime = script(
+        """
+        local nf = require "netfilter"
+        local counts, handles = {0, 0}, {}
+        for i = 1, 2 do
+          handles[i] = nf.register{
+            pf = nf.family.INET, hooknum = nf.inet_hooks.FORWARD, priority = i,
+            hook = function()
+              counts[i] = counts[i] + 1
+              return nf.action.ACCEPT
+            end,
+          }
+        end
+        coroutine.yield()
+        handles[1]:unregister()
+        handles[1]:unregister()
+        coroutine.yield()
+        return counts[1], counts[2]
+        """,
+        sleep=False,
+        netns=router["router"].netns,
+    )
+    traffic.send(_udp(4))
+    runtime.resume()
+    assert runtime.info().hooks == 1
+    traffic.send(_udp(4))
+    assert runtime.resume() == (1, 2)
+
+
+def test_a_callback_unregisters_its_own_hook(script, traffic, router):
+    runtime = script(
+        """
+        local nf = require "netfilter"
+        local handle, count = nil, 0
+        handle = nf.register{
+          pf = nf.family.INET, hooknum = nf.inet_hooks.FORWARD, priority = 0,
+          hook = function(skb)
+            count = count + 1
+            handle:unregister()
+            handle = nil
+            collectgarbage()
+            return skb:dport() == 9 and nf.action.DROP or nf.action.ACCEPT
+          end,
+        }
+        coroutine.yield()
+        return count
+        """,
+        sleep=False,
+        netns=router["router"].netns,
+    )
+    verdicts = [outcome.verdict for outcome in traffic.send([_udp(4), _udp(4), _udp(6)])]
+    assert verdicts == [Verdict.DROPPED, Verdict.ACCEPTED, Verdict.ACCEPTED]
+    assert runtime.info().errors == 0, runtime.info().last_error
+    assert runtime.resume() == 1
+
+
+def test_a_hook_unregistered_by_the_body_is_never_in_force(script, traffic, router):
+    runtime = script(
+        """
+        local nf = require "netfilter"
+        nf.register{
+          pf = nf.family.INET, hooknum = nf.inet_hooks.FORWARD, priority = 0,
+          hook = function() return nf.action.DROP end,
+        }:unregister()
+        """,
+        sleep=False,
+        netns=router["router"].netns,
+    )
+    assert traffic.send(_udp(4))[0].verdict == Verdict.ACCEPTED
+    assert runtime.info().hooks == 0
+
+
+@pytest.mark.parametrize("call", ["nf.register.unregister()", "handle.unregister(5)"])
+def test_unregister_wants_its_handle(script, call):
+    with pytest.raises(LuaError, match=r"lunatik.hook expected|attempt to index a function"):
+        script(
+            f"""
+            local nf = require "netfilter"
+            local handle = nf.register{{
+              pf = nf.family.IPV4, hooknum = 0, priority = 0, hook = function() return 1 end,
+            }}
+            {call}
+            """,
+            sleep=False,
+        )
