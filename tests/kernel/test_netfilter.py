@@ -131,6 +131,8 @@ class Queue:
                 continue
 
     def _take(self, message: bytes) -> None:
+        if struct.unpack_from("=H", message, 4)[0] != _QUEUE_SUBSYSTEM << 8 | _PACKET:
+            return  # an error: the packet is no longer there
         attributes, offset = {}, 20
         while offset < len(message):
             size, kind = struct.unpack_from("=HH", message, offset)
@@ -417,7 +419,9 @@ def test_padding_belongs_to_the_frame_and_not_to_the_payload(at, lan):
         "table.unpack(seen)",
     )
     frame = (
-        Ether(dst="ff:ff:ff:ff:ff:ff") / IP(src="10.1.0.1", dst="10.1.0.2") / UDP(dport=4321)
+        Ether(src=lan.mac(lan.left), dst="ff:ff:ff:ff:ff:ff")
+        / IP(src="10.1.0.1", dst="10.1.0.2")
+        / UDP(dport=4321)
     )
     _send_frame(lan, bytes(frame / b"abc") + b"PADDING")
     assert runtime.resume() == (20 + 8 + 3 + 7, 3, b"abc")
@@ -433,7 +437,14 @@ def test_the_tag_of_a_vlan_is_seen(at, lan):
         "table.unpack(seen)",
     )
     packet = IP(src="10.1.0.1", dst="10.1.0.2") / UDP(dport=4321) / b"abc"
-    _send_frame(lan, bytes(Ether(dst="ff:ff:ff:ff:ff:ff") / Dot1Q(vlan=1234, prio=5) / packet))
+    _send_frame(
+        lan,
+        bytes(
+            Ether(src=lan.mac(lan.left), dst="ff:ff:ff:ff:ff:ff")
+            / Dot1Q(vlan=1234, prio=5)
+            / packet
+        ),
+    )
     assert runtime.resume() == (1234, 5, 0x0800)
 
 
@@ -550,9 +561,8 @@ def test_packets_are_changed_at_a_device(at, lan, hook, port):
     with lan.socket(lan.right, socket.AF_INET, socket.SOCK_DGRAM) as taker:
         taker.bind(("", 4322))
         taker.settimeout(20)
-        mac = lan.mac(lan.right)
         packet = IP(src="10.1.0.1", dst="10.1.0.2") / UDP(sport=1, dport=4323) / b"as sent"
-        _send_frame(lan, bytes(Ether(dst=mac) / packet))
+        _send_frame(lan, bytes(Ether(src=lan.mac(lan.left), dst=lan.mac(lan.right)) / packet))
         assert taker.recv(100) == b"CHANGED\0", runtime.info().last_error
 
 
@@ -568,7 +578,14 @@ def test_the_tag_of_a_vlan_is_seen_at_a_device(at, lan):
         **NETDEV,
     )
     packet = IP(src="10.1.0.1", dst="10.1.0.2") / UDP(dport=4321) / b"abc"
-    _send_frame(lan, bytes(Ether(dst="ff:ff:ff:ff:ff:ff") / Dot1Q(vlan=77, prio=1) / packet))
+    _send_frame(
+        lan,
+        bytes(
+            Ether(src=lan.mac(lan.left), dst="ff:ff:ff:ff:ff:ff")
+            / Dot1Q(vlan=77, prio=1)
+            / packet
+        ),
+    )
     assert runtime.resume() == (77, 1, 0x0800)
 
 

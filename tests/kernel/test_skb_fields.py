@@ -141,8 +141,8 @@ def test_ipv6_extension_headers_are_walked(look):
 
     packet = (
         IPv6()
-        / IPv6ExtHdrHopByHop(options=[PadN(optdata=b"\0" * 12)])
-        / IPv6ExtHdrDestOpt(options=[PadN(optdata=b"\0" * 4)])
+        / IPv6ExtHdrHopByHop(options=[PadN(optdata=b"\0" * 4)])
+        / IPv6ExtHdrDestOpt(options=[PadN(optdata=b"\0" * 12)])
         / IPv6ExtHdrFragment(offset=0, m=0, id=1)
         / UDP(sport=7, dport=9)
         / b"data"
@@ -210,13 +210,23 @@ def test_a_tcp_header_of_an_impossible_length_has_no_payload(look, doff):
     assert look(packet, "skb:tcpflags(), skb:payload()") == (4, NIL)
 
 
-def test_a_broken_chain_of_ipv6_headers_has_no_protocol(look):
+@pytest.mark.parametrize(
+    ("headers", "protocol"),
+    [
+        (b"\x11", NIL),  # the second byte would say how long this header is
+        (b"\x2b\0\0\0\0\0\0\0", NIL),  # a routing header should follow
+        (b"\x11\xff\0\0\0\0\0\0", 17),  # UDP, beyond the end
+    ],
+)
+def test_a_chain_of_ipv6_headers_that_leaves_the_packet_has_no_transport(
+    look, headers, protocol
+):
     from scapy.layers.inet6 import IPv6
     from scapy.packet import Raw
 
-    packet = IPv6(nh=60) / Raw(b"\x11\xff\0\0\0\0\0\0")
+    packet = IPv6(nh=60) / Raw(headers)
     assert look(packet, "skb:family(), skb:protocol(), skb:dport(), skb:payload()") == (
-        10, NIL, NIL, NIL,
+        10, protocol, NIL, NIL,
     )  # fmt: skip
 
 

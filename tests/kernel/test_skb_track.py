@@ -305,7 +305,7 @@ def test_an_answer_to_an_answer_is_not_sent(script, traffic, router):
         for _ in range(2)
     ]
     outcome = traffic.send(IP() / UDP(dport=9))[0]
-    assert outcome.verdict == Verdict.DROPPED
+    assert outcome.verdict == Verdict.DROPPED, [runtime.info() for runtime in runtimes]
     assert [runtime.info().errors for runtime in runtimes] == [0, 0]
     assert [runtime.resume() for runtime in runtimes] == [0, 1]
 
