@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from bridge.errors import BridgeError, LuaError, ModuleError, UsageError
+from bridge.hookinfo import HookInfo
 from bridge.netlink import (
     Command,
     Connection,
@@ -31,7 +32,7 @@ from bridge.netlink import (
     unpack_values,
 )
 
-__all__ = ["Info", "Lunatik", "Runtime", "RuntimeInfo", "State", "Value"]
+__all__ = ["HookInfo", "Info", "Lunatik", "Runtime", "RuntimeInfo", "State", "Value"]
 
 GUEST_MODULE = Path("/run/lunatik/lunatik.ko")
 LOADED = Path("/sys/module/lunatik")
@@ -143,6 +144,10 @@ class Runtime:
         reply = self._lunatik.request(Command.RUNTIME_GET, [("LUNATIK_A_ID", self.id)])
         return RuntimeInfo._of(reply[0])
 
+    def hooks(self) -> list[HookInfo]:
+        """Return the hooks in force and their counters; raises ModuleError once stopped."""
+        return self._lunatik.hooks(self.id)
+
     def stop(self) -> None:
         """Unregister the hooks, close the Lua state, free every byte; twice is harmless."""
         if not self._stopped:
@@ -189,7 +194,8 @@ class Lunatik:
 
         ``root`` is the directory scripts are looked up in; ``parameters`` are the
         module's: memory_limit and total_memory (bytes), budget and body_budget (Lua
-        instructions), body_time (ms of CPU), body_wait (ms), object_memory (bytes).
+        instructions), body_time (ms of CPU), body_wait (ms), object_memory (bytes),
+        timing (1 to take the time of every callback).
         A module loaded here is unloaded by close(). A loaded one that was built from
         other sources is replaced if nothing uses it. Raises ModuleError.
         """
@@ -256,6 +262,15 @@ class Lunatik:
         """Return all runtimes, in the order of their creation."""
         replies = self.request(Command.RUNTIME_GET, [], dump=True)
         return [RuntimeInfo._of(reply) for reply in replies]
+
+    def hooks(self, runtime_id: int | None = None) -> list[HookInfo]:
+        """Return the hooks in force, of one runtime or of all, in one reading.
+
+        Raises ModuleError (ESRCH) for the number of no runtime.
+        """
+        attrs = [] if runtime_id is None else [("LUNATIK_A_ID", runtime_id)]
+        replies = self.request(Command.HOOK_GET, attrs, dump=True)
+        return [HookInfo.of(reply) for reply in replies]
 
     def stop(self, runtime_id: int, *, missing_ok: bool = False) -> None:
         """Stop a runtime by its number; raises ModuleError (ESRCH) for an unknown one."""

@@ -24,6 +24,7 @@ class Command(IntEnum):
     RESUME = 4
     STOP = 5
     REPLACE = 6
+    HOOK_GET = 7
 
 
 class State(IntEnum):
@@ -66,7 +67,29 @@ class LunatikMessage(genlmsg):  # type: ignore[misc]
         ("LUNATIK_A_PAD", "none"),
         ("LUNATIK_A_PERCPU", "uint8"),
         ("LUNATIK_A_GENERATION", "uint32"),
+        ("LUNATIK_A_HOOK", "uint32"),
+        ("LUNATIK_A_PF", "uint32"),
+        ("LUNATIK_A_HOOKNUM", "uint32"),
+        ("LUNATIK_A_PRIORITY", "int32"),
+        ("LUNATIK_A_IFINDEX", "uint32"),
+        ("LUNATIK_A_MARK", "uint32"),
+        ("LUNATIK_A_ONERROR", "uint32"),
+        ("LUNATIK_A_PACKETS", "uint64"),
+        ("LUNATIK_A_ACCEPTED", "uint64"),
+        ("LUNATIK_A_DROPPED", "uint64"),
+        ("LUNATIK_A_QUEUED", "uint64"),
+        ("LUNATIK_A_BUDGET_HITS", "uint64"),
+        ("LUNATIK_A_REENTERED", "uint64"),
+        ("LUNATIK_A_TIME", "uint64"),
+        ("LUNATIK_A_HISTOGRAM", "histogram"),
+        ("LUNATIK_A_BUCKET", "none"),
     )
+
+    class histogram(nla):  # type: ignore[misc]  # noqa: N801
+        """LUNATIK_A_HISTOGRAM: a list of LUNATIK_A_BUCKET."""
+
+        nla_flags = NLA_F_NESTED
+        nla_map = ((21, "LUNATIK_A_PAD", "none"), (39, "LUNATIK_A_BUCKET", "uint64"))
 
     class lua_values(nla):  # type: ignore[misc]  # noqa: N801 - pyroute2 looks nests up by name
         """LUNATIK_A_VALUES: a list of LUNATIK_A_VALUE."""

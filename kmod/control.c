@@ -16,10 +16,9 @@
 #include "memory.h"
 #include "runtime.h"
 #include "script.h"
+#include "statistics.h"
 
 #define SOURCE_MAX	(60 * 1024)
-
-static struct genl_family control_family;
 
 static const struct nla_policy value_policy[LUNATIK_V_MAX + 1] = {
 	[LUNATIK_V_NIL] = { .type = NLA_FLAG },
@@ -76,7 +75,14 @@ static int control_fail(struct sk_buff *request, struct genl_info *info,
 	return -EINTR;
 }
 
-static int control_capable(struct sk_buff *skb, struct netlink_ext_ack *extack)
+/**
+ * lunatik_control_capable() - whether the sender of a request may make it
+ * @skb: request
+ * @extack: told of what is missing
+ *
+ * Return: 0 or -EPERM.
+ */
+int lunatik_control_capable(struct sk_buff *skb, struct netlink_ext_ack *extack)
 {
 	if (netlink_capable(skb, CAP_SYS_ADMIN))
 		return 0;
@@ -92,7 +98,7 @@ static struct sk_buff *reply_begin(struct genl_info *info, int cmd, size_t size,
 	msg = lunatik_memory_fails() ? NULL : genlmsg_new(size, GFP_KERNEL);
 	if (!msg)
 		return NULL;
-	*header = genlmsg_put_reply(msg, info, &control_family, 0, cmd);
+	*header = genlmsg_put_reply(msg, info, &lunatik_family, 0, cmd);
 	if (!*header) {
 		nlmsg_free(msg);
 		return NULL;
@@ -194,7 +200,7 @@ static int control_get(struct sk_buff *skb, struct genl_info *info)
 	void *header;
 	int errno;
 
-	errno = control_capable(skb, info->extack);
+	errno = lunatik_control_capable(skb, info->extack);
 	if (errno)
 		return errno;
 	rt = control_find(skb, info, &errno);
@@ -214,12 +220,12 @@ static int control_dump(struct sk_buff *msg, struct netlink_callback *cb)
 	void *header;
 	int errno;
 
-	errno = control_capable(cb->skb, cb->extack);
+	errno = lunatik_control_capable(cb->skb, cb->extack);
 	if (errno)
 		return errno;
 	while ((rt = lunatik_runtime_next(&id))) {
 		header = genlmsg_put(msg, NETLINK_CB(cb->skb).portid,
-				     cb->nlh->nlmsg_seq, &control_family,
+				     cb->nlh->nlmsg_seq, &lunatik_family,
 				     NLM_F_MULTI, LUNATIK_CMD_RUNTIME_GET);
 		errno = header ? put_runtime(msg, rt) : -EMSGSIZE;
 		lunatik_runtime_put(rt);
@@ -276,7 +282,7 @@ static int control_create(struct sk_buff *skb, struct genl_info *info)
 	void *header;
 	int errno;
 
-	errno = control_capable(skb, info->extack);
+	errno = lunatik_control_capable(skb, info->extack);
 	if (errno)
 		return errno;
 	if (GENL_REQ_ATTR_CHECK(info, LUNATIK_A_NAME))
@@ -439,7 +445,7 @@ static int control_resume(struct sk_buff *skb, struct genl_info *info)
 	struct lunatik_runtime *rt;
 	int errno;
 
-	errno = control_capable(skb, info->extack);
+	errno = lunatik_control_capable(skb, info->extack);
 	if (errno)
 		return errno;
 	rt = control_find(skb, info, &errno);
@@ -473,7 +479,7 @@ static int control_replace(struct sk_buff *skb, struct genl_info *info)
 	void *header;
 	int errno;
 
-	errno = control_capable(skb, info->extack);
+	errno = lunatik_control_capable(skb, info->extack);
 	if (errno)
 		return errno;
 	if (GENL_REQ_ATTR_CHECK(info, LUNATIK_A_NAME))
@@ -505,7 +511,7 @@ static int control_stop(struct sk_buff *skb, struct genl_info *info)
 	struct lunatik_runtime *rt;
 	int errno;
 
-	errno = control_capable(skb, info->extack);
+	errno = lunatik_control_capable(skb, info->extack);
 	if (errno)
 		return errno;
 	rt = control_find(skb, info, &errno);
@@ -548,10 +554,15 @@ static const struct genl_ops control_ops[] = {
 		.doit = control_stop,
 		.policy = id_policy,
 		.maxattr = ARRAY_SIZE(id_policy) - 1,
+	}, {
+		.cmd = LUNATIK_CMD_HOOK_GET,
+		.dumpit = lunatik_statistics_dump,
+		.policy = id_policy,
+		.maxattr = ARRAY_SIZE(id_policy) - 1,
 	},
 };
 
-static struct genl_family control_family __ro_after_init = {
+struct genl_family lunatik_family __ro_after_init = {
 	.name = LUNATIK_GENL_NAME,
 	.version = LUNATIK_GENL_VERSION,
 	.maxattr = LUNATIK_A_MAX,
@@ -566,10 +577,10 @@ static struct genl_family control_family __ro_after_init = {
 int __init lunatik_control_init(void)
 {
 	return lunatik_memory_fails() ? -ENOMEM :
-		genl_register_family(&control_family);
+		genl_register_family(&lunatik_family);
 }
 
 void lunatik_control_exit(void)
 {
-	genl_unregister_family(&control_family);
+	genl_unregister_family(&lunatik_family);
 }

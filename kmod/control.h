@@ -5,6 +5,14 @@
 #ifndef _LUNATIK_CONTROL_H
 #define _LUNATIK_CONTROL_H
 
+struct genl_family;
+struct netlink_ext_ack;
+struct sk_buff;
+
+extern struct genl_family lunatik_family;
+
+int lunatik_control_capable(struct sk_buff *skb, struct netlink_ext_ack *extack);
+
 int lunatik_control_init(void);
 void lunatik_control_exit(void);
 

@@ -81,32 +81,49 @@ static const char *hook_call(struct lunatik_hook *hook, struct sk_buff *skb,
 	return failure;
 }
 
-static unsigned int hook_enter(struct lunatik_hook *hook, u32 number,
-			       struct sk_buff *skb,
+static void hook_failed(struct lunatik_hook *hook, struct lunatik_slot *slot,
+			const char *message, bool exceeded)
+{
+	struct lunatik_statistics *statistics =
+		&slot->hook[hook->index].statistics;
+
+	statistics->errors++;
+	if (exceeded)
+		statistics->budget_hits++;
+	lunatik_instance_failed(hook->instance, slot->number, message);
+}
+
+static unsigned int hook_enter(struct lunatik_hook *hook,
+			       struct lunatik_slot *slot, struct sk_buff *skb,
 			       const struct nf_hook_state *state)
 {
+	struct lunatik_statistics *statistics =
+		&slot->hook[hook->index].statistics;
 	struct lunatik_instance *instance = hook->instance;
 	u32 id = instance->runtime->id;
 	unsigned int verdict = hook->on_error;
+	u64 start = 0, duration = 0;
 	const char *failure;
-	u64 start = 0;
+	bool exceeded;
 
 	instance->limits.stack_floor = lunatik_stack_floor();
-	trace_hook_enter(id, number, state->pf, state->hook, skb->len,
+	trace_hook_enter(id, slot->number, state->pf, state->hook, skb->len,
 			 preempt_count());
-	if (trace_hook_exit_enabled())
+	if (lunatik_is_timing() || trace_hook_exit_enabled())
 		start = ktime_get_ns();
 	lunatik_watchdog_enter(instance);
 	failure = hook_call(hook, skb, state, &verdict);
-	lunatik_watchdog_leave(instance);
-	instance->calls++;
-	if (unlikely(failure)) {
-		instance->errors++;
-		lunatik_instance_failed(instance, number, failure);
-	}
+	exceeded = lunatik_watchdog_leave(instance);
+	if (start)
+		duration = ktime_get_ns() - start;
+	lunatik_statistics_verdict(statistics, verdict);
+	if (start && lunatik_is_timing())
+		lunatik_statistics_time(statistics, duration);
+	if (unlikely(failure))
+		hook_failed(hook, slot, failure, exceeded);
 	lua_settop(instance->L, 0);
-	trace_hook_exit(id, number, verdict, failure != NULL,
-			start ? ktime_get_ns() - start : 0, preempt_count());
+	trace_hook_exit(id, slot->number, verdict, failure != NULL, duration,
+			preempt_count());
 	return verdict;
 }
 
@@ -129,6 +146,9 @@ static struct lunatik_hook *slot_lock(struct lunatik_slot *slot,
 		 */
 		if (READ_ONCE(instance->owner_cpu) == smp_processor_id()) {
 			*verdict = hook->on_error;
+			slot->hook[i].statistics.reentered++;
+			lunatik_statistics_verdict(&slot->hook[i].statistics,
+						   *verdict);
 			return NULL;
 		}
 		spin_lock(&instance->spinlock);
@@ -158,7 +178,7 @@ static noinline unsigned int lunatik_hook_run(struct lunatik_slot *slot,
 	if (likely(hook)) {
 		instance = hook->instance;
 		instance->owner_cpu = smp_processor_id();
-		verdict = hook_enter(hook, slot->number, skb, state);
+		verdict = hook_enter(hook, slot, skb, state);
 		answer = hook->packet->reject;
 		instance->owner_cpu = -1;
 		__acquire(&instance->spinlock);

@@ -14,6 +14,8 @@
 
 #include "lua.h"
 
+#include "statistics.h"
+
 struct lunatik_error;
 struct lunatik_instance;
 struct lunatik_runtime;
@@ -99,8 +101,8 @@ struct lunatik_hook {
  * @registered: @ops is in force
  * @fresh: made for a script that is being taken into service
  * @list: in the runtime's slots
- * @hook: which callback runs, by CPU where the runtime has several instances;
- *	NULL for none; and which one takes its place
+ * @hook: by CPU where the runtime has several instances: which callback runs, NULL
+ *	for none; which one takes its place; and what has happened, whichever it was
  */
 struct lunatik_slot {
 	struct nf_hook_ops ops;
@@ -113,6 +115,7 @@ struct lunatik_slot {
 	struct {
 		struct lunatik_hook __rcu *now;
 		struct lunatik_hook *next;
+		struct lunatik_statistics statistics;
 	} hook[];
 };
 
@@ -131,6 +134,8 @@ void lunatik_slots_cancel(struct lunatik_runtime *rt);
 void lunatik_slots_finish(struct lunatik_runtime *rt);
 void lunatik_slots_clear(struct lunatik_runtime *rt);
 void lunatik_slots_prune(struct lunatik_runtime *rt);
+void lunatik_slots_sum(struct lunatik_runtime *rt,
+		       struct lunatik_statistics *sum);
 int lunatik_slot_init(void);
 void lunatik_slot_exit(void);
 

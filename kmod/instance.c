@@ -244,8 +244,10 @@ static void instance_sethook(struct lunatik_instance *instance, lua_Hook hook,
 /* Called before every instruction once a call is over its limit: no pcall helps. */
 static void instance_abandon(lua_State *L, lua_Debug *ar)
 {
-	lunatik_raise_from_hook(L, fatal_signal_pending(current) ? "killed" :
-			   "instruction budget exceeded");
+	if (fatal_signal_pending(current))
+		lunatik_raise_from_hook(L, "killed");
+	lunatik_instance_of(L)->exceeded = true;
+	lunatik_raise_from_hook(L, "instruction budget exceeded");
 }
 
 static void instance_tick(lua_State *L, lua_Debug *ar)
@@ -298,11 +300,17 @@ void lunatik_budget_exhaust(struct lunatik_instance *instance)
  * @instance: that runs
  *
  * Context: holder of the lock.
+ * Return: whether the limit was reached.
  */
-void lunatik_budget_end(struct lunatik_instance *instance)
+bool lunatik_budget_end(struct lunatik_instance *instance)
 {
+	bool exceeded = instance->exceeded || instance->limits.overdue ||
+		instance->limits.left <= 0;
+
+	instance->exceeded = false;
 	WRITE_ONCE(instance->limits.overdue, 0);
 	instance_sethook(instance, NULL, 0);
+	return exceeded;
 }
 
 /* Locks */

@@ -62,6 +62,7 @@ void lunatik_error_free(struct lunatik_error *error);
  * @memory_limit: bytes it may hold
  * @budget: Lua instructions a call from atomic context may run
  * @trapped: the instructions of the running call are counted
+ * @exceeded: the running call was ended for running too long
  * @late: ticks of the watchdog that have seen the running call
  * @wait_end: jiffies that a call in process context may wait until
  * @cpu_end: CPU time of the running task, in ns, that a call in process context ends at
@@ -80,8 +81,6 @@ void lunatik_error_free(struct lunatik_error *error);
  * @hook_count: length of @hooks, less those that are off
  * @handles: references to shared objects
  * @libraries: references to modules whose libraries are open
- * @calls: callbacks run
- * @errors: callbacks that failed
  * @refs: references
  */
 struct lunatik_instance {
@@ -97,6 +96,7 @@ struct lunatik_instance {
 	size_t memory_limit;
 	u32 budget;
 	bool trapped;
+	bool exceeded;
 	u16 late;
 	unsigned long wait_end;
 	u64 cpu_end;
@@ -115,8 +115,6 @@ struct lunatik_instance {
 	u32 hook_count;
 	struct list_head handles;
 	struct list_head libraries;
-	u64 calls;
-	u64 errors;
 	struct kref refs;
 };
 
@@ -168,7 +166,7 @@ u64 lunatik_memory_taken(u64 *limit);
 unsigned long lunatik_stack_floor(void);
 void lunatik_budget_start(struct lunatik_instance *instance, u32 instructions);
 void lunatik_budget_exhaust(struct lunatik_instance *instance);
-void lunatik_budget_end(struct lunatik_instance *instance);
+bool lunatik_budget_end(struct lunatik_instance *instance);
 const char *lunatik_message(lua_State *L, int index);
 
 #endif /* _LUNATIK_INSTANCE_H */

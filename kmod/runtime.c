@@ -376,10 +376,6 @@ static void exchange(struct lunatik_runtime *rt, unsigned int i,
 	spin_lock(&rt->lock);
 	rt->instance[i] = *instance;
 	spin_unlock(&rt->lock);
-	(*instance)->calls += old->calls;
-	(*instance)->errors += old->errors;
-	old->calls = 0;
-	old->errors = 0;
 	(*instance)->closed = false;
 	old->closed = true;
 	*instance = old;
@@ -658,10 +654,11 @@ void lunatik_runtime_stop_netns(struct net *net)
  * @rt: runtime
  * @sum: filled in
  *
- * Context: process.
+ * Context: process, may sleep.
  */
 void lunatik_runtime_sum(struct lunatik_runtime *rt, struct lunatik_sum *sum)
 {
+	struct lunatik_statistics statistics;
 	const struct lunatik_instance *instance;
 	unsigned int i;
 
@@ -676,10 +673,12 @@ void lunatik_runtime_sum(struct lunatik_runtime *rt, struct lunatik_sum *sum)
 		sum->memory_limit = instance->memory_limit;
 		sum->budget = instance->budget;
 		sum->memory += READ_ONCE(instance->memory);
-		sum->calls += READ_ONCE(instance->calls);
-		sum->errors += READ_ONCE(instance->errors);
 	}
 	spin_unlock(&rt->lock);
+	lunatik_slots_sum(rt, &statistics);
+	sum->calls = lunatik_statistics_packets(&statistics) -
+		statistics.reentered;
+	sum->errors = statistics.errors;
 }
 
 /* Find */

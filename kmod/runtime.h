@@ -30,6 +30,7 @@
 #include <net/net_namespace.h>
 
 #include "instance.h"
+#include "statistics.h"
 #include "trace_enums.h"
 #include "uapi/lunatik.h"
 #include "value.h"
@@ -51,6 +52,7 @@
  * @slots_lock: see Locks
  * @slots: struct lunatik_slot
  * @slot_count: length of @slots
+ * @past: counters of slots that are no more; protected by @slots_lock
  * @slots_rtnl: whoever holds @slots_lock holds the rtnl too
  * @last_error: message of the latest failure
  * @name: of the script
@@ -73,6 +75,7 @@ struct lunatik_runtime {
 	struct mutex slots_lock;
 	struct list_head slots;
 	u32 slot_count;
+	struct lunatik_statistics past;
 	bool slots_rtnl;
 	char last_error[LUNATIK_MESSAGE_MAX];
 	char name[LUNATIK_NAME_MAX];

@@ -82,6 +82,15 @@ static bool slot_is_idle(const struct lunatik_slot *slot)
 	return true;
 }
 
+static void slot_add_up(const struct lunatik_slot *slot,
+			struct lunatik_statistics *sum)
+{
+	unsigned int i;
+
+	for (i = 0; i < lunatik_runtime_width(slot->runtime); i++)
+		lunatik_statistics_add(sum, &slot->hook[i].statistics);
+}
+
 /* Take the slots that no hook uses out of Netfilter, and free them. */
 static void slots_drop_idle(struct lunatik_runtime *rt)
 {
@@ -98,8 +107,10 @@ static void slots_drop_idle(struct lunatik_runtime *rt)
 	}
 	if (any)
 		synchronize_net();
-	list_for_each_entry_safe(slot, next, &idle, list)
-		kfree(slot);
+	list_for_each_entry_safe(slot, next, &idle, list) {
+		slot_add_up(slot, &rt->past);
+		kvfree(slot);
+	}
 }
 
 /* Taking a script into service */
@@ -109,8 +120,8 @@ static struct lunatik_slot *slot_add(struct lunatik_runtime *rt,
 {
 	struct lunatik_slot *slot;
 
-	slot = lunatik_kzalloc(struct_size(slot, hook, lunatik_runtime_width(rt)),
-			       GFP_KERNEL);
+	slot = lunatik_kvzalloc(struct_size(slot, hook, lunatik_runtime_width(rt)),
+				GFP_KERNEL);
 	if (!slot)
 		return NULL;
 	slot->place = *place;
@@ -339,6 +350,25 @@ void lunatik_slots_prune(struct lunatik_runtime *rt)
 {
 	mutex_lock(&rt->slots_lock);
 	slots_drop_idle(rt);
+	mutex_unlock(&rt->slots_lock);
+}
+
+/**
+ * lunatik_slots_sum() - all that a runtime's hooks have counted
+ * @rt: runtime
+ * @sum: filled in; with what slots that are no more have counted
+ *
+ * Context: process, may sleep.
+ */
+void lunatik_slots_sum(struct lunatik_runtime *rt,
+		       struct lunatik_statistics *sum)
+{
+	const struct lunatik_slot *slot;
+
+	mutex_lock(&rt->slots_lock);
+	*sum = rt->past;
+	list_for_each_entry(slot, &rt->slots, list)
+		slot_add_up(slot, sum);
 	mutex_unlock(&rt->slots_lock);
 }
 

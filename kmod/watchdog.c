@@ -112,16 +112,20 @@ void lunatik_watchdog_enter(struct lunatik_instance *instance)
  * @instance: its instance
  *
  * Context: as lunatik_watchdog_enter().
+ * Return: whether it was made to.
  */
-void lunatik_watchdog_leave(struct lunatik_instance *instance)
+bool lunatik_watchdog_leave(struct lunatik_instance *instance)
 {
+	bool exceeded = false;
+
 	/* Not this CPU's: a defect elsewhere may have let a callback move. */
 	WRITE_ONCE(instance->dog->running, instance->outer);
 	barrier(); /* no tick traps us any more: see whether one has */
 	if (unlikely(instance->trapped)) {
-		lunatik_budget_end(instance);
+		exceeded = lunatik_budget_end(instance);
 		instance->trapped = false;
 	}
+	return exceeded;
 }
 
 /**

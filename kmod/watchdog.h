@@ -9,7 +9,7 @@
 struct lunatik_instance;
 
 void lunatik_watchdog_enter(struct lunatik_instance *instance);
-void lunatik_watchdog_leave(struct lunatik_instance *instance);
+bool lunatik_watchdog_leave(struct lunatik_instance *instance);
 void lunatik_watchdog_enter_body(struct lunatik_instance *instance);
 void lunatik_watchdog_leave_body(struct lunatik_instance *instance);
 void lunatik_watchdog_init(void);

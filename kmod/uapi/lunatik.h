@@ -18,6 +18,8 @@
  * @LUNATIK_CMD_STOP: unregister the hooks, close the state, free every byte
  * @LUNATIK_CMD_REPLACE: let new source take over a runtime, with no packet
  *	unfiltered; where it fails the old one stays in charge
+ * @LUNATIK_CMD_HOOK_GET: a dump of hooks with what they have counted: those of all
+ *	runtimes, or of that with @LUNATIK_A_ID
  *
  * All but INFO_GET need CAP_SYS_ADMIN in the initial user namespace, because a
  * script acts with the kernel's rights.
@@ -32,6 +34,7 @@ enum lunatik_cmd {
 	LUNATIK_CMD_RESUME,
 	LUNATIK_CMD_STOP,
 	LUNATIK_CMD_REPLACE,
+	LUNATIK_CMD_HOOK_GET,
 	/* private: */
 	__LUNATIK_CMD_MAX
 };
@@ -86,6 +89,29 @@ enum lunatik_state {
  * @LUNATIK_A_PERCPU: u8, 1 for a runtime with one Lua state per CPU
  * @LUNATIK_A_GENERATION: u32, scripts the runtime has run: 1, and 1 more for each
  *	that has taken over
+ * @LUNATIK_A_HOOK: u32, a hook's number, never used twice; it stays when a script
+ *	with a hook at the same place takes over, and so does what was counted
+ * @LUNATIK_A_PF: u32, NFPROTO_* that the hook is for
+ * @LUNATIK_A_HOOKNUM: u32, hook of that family
+ * @LUNATIK_A_PRIORITY: s32, order among the hooks there
+ * @LUNATIK_A_IFINDEX: u32, device, where the hook is at one
+ * @LUNATIK_A_MARK: u32, where the hook sees only packets with that mark
+ * @LUNATIK_A_ONERROR: u32, verdict for a packet whose callback failed: NF_ACCEPT
+ *	or NF_DROP
+ * @LUNATIK_A_PACKETS: u64, packets that the hook has given a verdict for, on all CPUs
+ * @LUNATIK_A_ACCEPTED: u64, those of them with NF_ACCEPT
+ * @LUNATIK_A_DROPPED: u64, those with NF_DROP
+ * @LUNATIK_A_QUEUED: u64, those with NF_QUEUE
+ * @LUNATIK_A_BUDGET_HITS: u64, those of @LUNATIK_A_ERRORS that were ended for running
+ *	too long
+ * @LUNATIK_A_REENTERED: u64, packets that the script itself sent from the instance
+ *	that should see them: no callback can, so @LUNATIK_A_ONERROR decided
+ * @LUNATIK_A_TIME: u64, ns spent in callbacks while the module's parameter timing
+ *	was on
+ * @LUNATIK_A_HISTOGRAM: nest of LUNATIK_BUCKETS times @LUNATIK_A_BUCKET, where
+ *	callbacks were timed
+ * @LUNATIK_A_BUCKET: u64, callbacks that took at least 2^n ns and less than 2^(n+1),
+ *	for n from 0; the first also has those of 0 ns, the last all longer ones
  */
 enum lunatik_attr {
 	/* private: */
@@ -114,10 +140,29 @@ enum lunatik_attr {
 	LUNATIK_A_PAD,
 	LUNATIK_A_PERCPU,
 	LUNATIK_A_GENERATION,
+	LUNATIK_A_HOOK,
+	LUNATIK_A_PF,
+	LUNATIK_A_HOOKNUM,
+	LUNATIK_A_PRIORITY,
+	LUNATIK_A_IFINDEX,
+	LUNATIK_A_MARK,
+	LUNATIK_A_ONERROR,
+	LUNATIK_A_PACKETS,
+	LUNATIK_A_ACCEPTED,
+	LUNATIK_A_DROPPED,
+	LUNATIK_A_QUEUED,
+	LUNATIK_A_BUDGET_HITS,
+	LUNATIK_A_REENTERED,
+	LUNATIK_A_TIME,
+	LUNATIK_A_HISTOGRAM,
+	LUNATIK_A_BUCKET,
 	/* private: */
 	__LUNATIK_A_MAX
 };
 #define LUNATIK_A_MAX (__LUNATIK_A_MAX - 1)
+
+/* How many times LUNATIK_A_BUCKET is in a LUNATIK_A_HISTOGRAM. */
+#define LUNATIK_BUCKETS	32
 
 /**
  * enum lunatik_value_attr - one Lua value
