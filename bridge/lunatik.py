@@ -31,6 +31,7 @@ from bridge.netlink import (
     pack_values,
     unpack_values,
 )
+from bridge.runtime_events import Events
 
 __all__ = ["HookInfo", "Info", "Lunatik", "Runtime", "RuntimeInfo", "State", "Value"]
 
@@ -66,7 +67,8 @@ class RuntimeInfo:
 
     ``netns`` is the inode number of its network namespace, 0 once that is gone.
     ``percpu`` says whether it has a Lua state per CPU, each with that memory limit;
-    ``generation`` counts the scripts it has run.
+    ``generation`` counts the scripts it has run; ``breaker`` is how many callbacks may
+    fail in a row before it is stopped, 0 for any number.
     """
 
     id: int
@@ -74,6 +76,7 @@ class RuntimeInfo:
     sleep: bool
     percpu: bool
     generation: int
+    breaker: int
     netns: int
     state: State
     memory_bytes: int
@@ -95,6 +98,7 @@ class RuntimeInfo:
             sleep=bool(get("SLEEP")),
             percpu=bool(get("PERCPU")),
             generation=get("GENERATION"),
+            breaker=get("BREAKER"),
             netns=get("NETNS_INO"),
             state=State(get("STATE")),
             memory_bytes=get("MEMORY"),
@@ -236,6 +240,7 @@ class Lunatik:
         *,
         sleep: bool = True,
         percpu: bool = False,
+        breaker: int = 0,
         netns: str | None = None,
         source: str | bytes | None = None,
     ) -> Runtime:
@@ -245,11 +250,15 @@ class Lunatik:
         it is any file, whose text is sent; with ``source`` it only names that text.
         ``netns`` is the name of a network namespace or a path, the caller's by
         default. With ``percpu`` the script runs in a Lua state per CPU, each of which
-        sees the packets of its CPU; not with ``sleep``. Raises LuaError when the script
-        is missing or fails, UsageError, ModuleError.
+        sees the packets of its CPU; not with ``sleep``. After ``breaker``
+        callbacks that failed in a row, in one Lua state, it is stopped, unless that is
+        0; not with ``sleep``. Raises LuaError when the script is missing or fails,
+        UsageError, ModuleError.
         """
         _, attrs = _script_attrs(script, source)
         attrs += [("LUNATIK_A_SLEEP", int(sleep)), ("LUNATIK_A_PERCPU", int(percpu))]
+        if breaker:
+            attrs.append(("LUNATIK_A_BREAKER", breaker))
         with _open_netns(netns) as fd:
             if fd is not None:
                 attrs.append(("LUNATIK_A_NETNS_FD", fd))
@@ -271,6 +280,14 @@ class Lunatik:
         attrs = [] if runtime_id is None else [("LUNATIK_A_ID", runtime_id)]
         replies = self.request(Command.HOOK_GET, attrs, dump=True)
         return [HookInfo.of(reply) for reply in replies]
+
+    def events(self, *, buffer_bytes: int = 1 << 20) -> Events:
+        """Listen to what happens to runtimes from now on, to all of them.
+
+        Needs CAP_SYS_ADMIN and a network namespace of the initial user namespace.
+        Raises ModuleError.
+        """
+        return Events(self._connection.events_group, buffer_bytes=buffer_bytes)
 
     def stop(self, runtime_id: int, *, missing_ok: bool = False) -> None:
         """Stop a runtime by its number; raises ModuleError (ESRCH) for an unknown one."""

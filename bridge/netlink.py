@@ -10,6 +10,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.generic import GenericNetlinkSocket
 
 FAMILY = "lunatik"
+EVENTS = "events"
 
 Value = None | bool | int | str | bytes
 """What crosses between Python and Lua. A str travels as UTF-8, results are bytes."""
@@ -25,6 +26,7 @@ class Command(IntEnum):
     STOP = 5
     REPLACE = 6
     HOOK_GET = 7
+    EVENT = 8
 
 
 class State(IntEnum):
@@ -82,7 +84,14 @@ class LunatikMessage(genlmsg):  # type: ignore[misc]
         ("LUNATIK_A_REENTERED", "uint64"),
         ("LUNATIK_A_TIME", "uint64"),
         ("LUNATIK_A_HISTOGRAM", "histogram"),
-        ("LUNATIK_A_BUCKET", "none"),
+        ("LUNATIK_A_BUCKET", "uint64"),
+        ("LUNATIK_A_BREAKER", "uint32"),
+        ("LUNATIK_A_EVENT", "uint32"),
+        ("LUNATIK_A_WHEN", "uint64"),
+        ("LUNATIK_A_OUTCOME", "uint32"),
+        ("LUNATIK_A_REASON", "uint32"),
+        ("LUNATIK_A_MESSAGE", "asciiz"),
+        ("LUNATIK_A_SUPPRESSED", "uint32"),
     )
 
     class histogram(nla):  # type: ignore[misc]  # noqa: N801
@@ -171,6 +180,12 @@ class Connection:
         except BaseException:
             self._socket.close()
             raise
+
+    @property
+    def events_group(self) -> int:
+        """The number of the multicast group that tells of events."""
+        group: int = self._socket.mcast_groups[EVENTS]
+        return group
 
     def request(self, command: Command, attrs: list[Any], *, dump: bool = False) -> list[Any]:
         """Send a request and return the replies; raises NetlinkError."""

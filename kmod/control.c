@@ -12,6 +12,7 @@
 #include <net/net_namespace.h>
 
 #include "control.h"
+#include "event.h"
 #include "lunatik.h"
 #include "memory.h"
 #include "runtime.h"
@@ -38,6 +39,7 @@ static const struct nla_policy create_policy[] = {
 	[LUNATIK_A_SLEEP] = NLA_POLICY_MAX(NLA_U8, 1),
 	[LUNATIK_A_NETNS_FD] = { .type = NLA_U32 },
 	[LUNATIK_A_PERCPU] = NLA_POLICY_MAX(NLA_U8, 1),
+	[LUNATIK_A_BREAKER] = { .type = NLA_U32 },
 };
 
 static const struct nla_policy replace_policy[] = {
@@ -153,6 +155,7 @@ static int put_runtime(struct sk_buff *msg, struct lunatik_runtime *rt)
 	    nla_put_u32(msg, LUNATIK_A_NETNS_INO, READ_ONCE(rt->netns)) ||
 	    nla_put_u8(msg, LUNATIK_A_PERCPU, rt->percpu) ||
 	    nla_put_u32(msg, LUNATIK_A_GENERATION, READ_ONCE(rt->generation)) ||
+	    nla_put_u32(msg, LUNATIK_A_BREAKER, rt->breaker) ||
 	    nla_put_u32(msg, LUNATIK_A_STATE, sum.state) ||
 	    nla_put_u64_64bit(msg, LUNATIK_A_MEMORY, sum.memory,
 			      LUNATIK_A_PAD) ||
@@ -293,6 +296,13 @@ static int control_create(struct sk_buff *skb, struct genl_info *info)
 	if (spec.sleep && spec.percpu) {
 		NL_SET_ERR_MSG(info->extack,
 			       "a sleepable runtime has one instance: percpu needs sleep=0");
+		return -EINVAL;
+	}
+	if (info->attrs[LUNATIK_A_BREAKER])
+		spec.breaker = nla_get_u32(info->attrs[LUNATIK_A_BREAKER]);
+	if (spec.sleep && spec.breaker) {
+		NL_SET_ERR_MSG(info->extack,
+			       "a sleepable runtime has no callbacks: breaker needs sleep=0");
 		return -EINVAL;
 	}
 	msg = reply_begin(info, LUNATIK_CMD_CREATE, GENLMSG_DEFAULT_SIZE, &header);
@@ -562,6 +572,13 @@ static const struct genl_ops control_ops[] = {
 	},
 };
 
+static const struct genl_multicast_group control_groups[] = {
+	[LUNATIK_EVENTS] = {
+		.name = LUNATIK_GENL_EVENTS,
+		.flags = GENL_MCAST_CAP_SYS_ADMIN,
+	},
+};
+
 struct genl_family lunatik_family __ro_after_init = {
 	.name = LUNATIK_GENL_NAME,
 	.version = LUNATIK_GENL_VERSION,
@@ -570,6 +587,8 @@ struct genl_family lunatik_family __ro_after_init = {
 	.parallel_ops = true,
 	.ops = control_ops,
 	.n_ops = ARRAY_SIZE(control_ops),
+	.mcgrps = control_groups,
+	.n_mcgrps = ARRAY_SIZE(control_groups),
 	.resv_start_op = LUNATIK_CMD_MAX + 1,
 	.module = THIS_MODULE,
 };
@@ -582,5 +601,6 @@ int __init lunatik_control_init(void)
 
 void lunatik_control_exit(void)
 {
+	lunatik_event_flush();
 	genl_unregister_family(&lunatik_family);
 }

@@ -9,6 +9,9 @@ struct genl_family;
 struct netlink_ext_ack;
 struct sk_buff;
 
+/* Multicast groups, by their place in the family. */
+#define LUNATIK_EVENTS	0
+
 extern struct genl_family lunatik_family;
 
 int lunatik_control_capable(struct sk_buff *skb, struct netlink_ext_ack *extack);

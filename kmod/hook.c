@@ -81,16 +81,35 @@ static const char *hook_call(struct lunatik_hook *hook, struct sk_buff *skb,
 	return failure;
 }
 
+/* Let no callback of an instance run any more, and have its runtime stopped. */
+static void hook_break(struct lunatik_instance *instance, u32 number)
+{
+	struct lunatik_runtime *rt = instance->runtime;
+	struct lunatik_hook *hook;
+
+	instance->broken = true;
+	list_for_each_entry(hook, &instance->hooks, list)
+		lunatik_hook_unregister(hook);
+	pr_warn_ratelimited("runtime %u (%s): stopped, because %u callbacks in a row have failed\n",
+			    rt->id, rt->name, rt->breaker);
+	lunatik_event_broken(rt, number);
+	lunatik_runtime_break(rt);
+}
+
 static void hook_failed(struct lunatik_hook *hook, struct lunatik_slot *slot,
 			const char *message, bool exceeded)
 {
 	struct lunatik_statistics *statistics =
 		&slot->hook[hook->index].statistics;
+	struct lunatik_instance *instance = hook->instance;
+	u32 breaker = instance->runtime->breaker;
 
 	statistics->errors++;
 	if (exceeded)
 		statistics->budget_hits++;
-	lunatik_instance_failed(hook->instance, slot->number, message);
+	lunatik_instance_failed(instance, slot->number, message, exceeded);
+	if (breaker && ++instance->failures == breaker)
+		hook_break(instance, slot->number);
 }
 
 static unsigned int hook_enter(struct lunatik_hook *hook,
@@ -121,6 +140,8 @@ static unsigned int hook_enter(struct lunatik_hook *hook,
 		lunatik_statistics_time(statistics, duration);
 	if (unlikely(failure))
 		hook_failed(hook, slot, failure, exceeded);
+	else
+		instance->failures = 0;
 	lua_settop(instance->L, 0);
 	trace_hook_exit(id, slot->number, verdict, failure != NULL, duration,
 			preempt_count());

@@ -526,13 +526,15 @@ static u32 instance_begin(struct lunatik_instance *instance,
 	return instructions;
 }
 
-static void instance_end(struct lunatik_instance *instance,
+static bool instance_end(struct lunatik_instance *instance,
 			 struct lunatik_instance *outer, u32 instructions)
 {
-	lunatik_budget_end(instance);
+	bool exceeded = lunatik_budget_end(instance);
+
 	if (outer)
 		outer->limits.left -= instructions + LUNATIK_TICK -
 			max(instance->limits.left, 0LL);
+	return exceeded;
 }
 
 /*
@@ -547,6 +549,7 @@ static int instance_enter(struct lunatik_instance *instance,
 	lua_State *L = instance->L;
 	u32 instructions;
 	int status, errno = 0;
+	bool exceeded = false;
 
 	call->nested = outer;
 	instance->caller = outer;
@@ -561,15 +564,16 @@ static int instance_enter(struct lunatik_instance *instance,
 		lunatik_watchdog_enter(instance);
 		instance->trapped = true; /* it is counted already */
 		status = lua_pcall(L, 1, 0, 0);
-		lunatik_watchdog_leave(instance);
+		exceeded = lunatik_watchdog_leave(instance);
 	}
-	instance_end(instance, outer, instructions);
+	exceeded |= instance_end(instance, outer, instructions);
 	instance->caller = NULL;
 	if (call->pending)
 		lua_pop(instance->body, call->pending);
 	if (status != LUA_OK) {
 		errno = call->errno ?: status == LUA_ERRMEM ? -ENOMEM : -ENOEXEC;
-		lunatik_instance_failed(instance, 0, lunatik_message(L, -1));
+		lunatik_instance_failed(instance, 0, lunatik_message(L, -1),
+					exceeded);
 		lunatik_error_set(error, preemptible ? GFP_KERNEL : GFP_ATOMIC,
 				  errno, "%s", lunatik_message(L, -1));
 		error->value = call->value;
@@ -593,21 +597,23 @@ const char *lunatik_message(lua_State *L, int index)
 }
 
 /**
- * lunatik_instance_failed() - keep, trace and log a failure
+ * lunatik_instance_failed() - keep, trace, tell and log a failure
  * @instance: whose script failed
  * @hook: number of the slot whose callback failed, or 0 for the body
  * @message: what Lua said
+ * @exceeded: the call was ended for running too long
  *
  * Context: any; the instance's lock is held.
  */
 void lunatik_instance_failed(struct lunatik_instance *instance, u32 hook,
-			     const char *message)
+			     const char *message, bool exceeded)
 {
 	struct lunatik_runtime *rt = instance->runtime;
 
 	/* One byte less, so that whoever reads it meanwhile finds an end. */
 	strscpy(rt->last_error, message, sizeof(rt->last_error) - 1);
 	trace_runtime_error(rt->id, hook, message);
+	lunatik_event_failed(rt, hook, message, exceeded);
 	if (hook)
 		pr_warn_ratelimited("runtime %u (%s): %s\n", rt->id, rt->name,
 				    rt->last_error);

@@ -55,6 +55,8 @@ void lunatik_error_free(struct lunatik_error *error);
  * @sleep: sleepable
  * @armed: the body has returned or yielded once and callbacks may run
  * @closed: stopped or replaced: nobody may enter; written under the lock
+ * @broken: its callbacks failed too often in a row; written under the lock
+ * @failures: callbacks that failed in a row
  * @state: enum lunatik_state of the body; written under the lock, read anywhere
  * @gfp: flags of every allocation of the Lua state
  * @memory: bytes the Lua state holds
@@ -89,6 +91,8 @@ struct lunatik_instance {
 	bool sleep;
 	bool armed;
 	bool closed;
+	bool broken;
+	u32 failures;
 	u8 state;
 	gfp_t gfp;
 	size_t memory;
@@ -160,7 +164,7 @@ int lunatik_instance_call(struct lunatik_instance *instance, const char *global,
 			  struct lunatik_values **results,
 			  struct lunatik_error *error);
 void lunatik_instance_failed(struct lunatik_instance *instance, u32 hook,
-			     const char *message);
+			     const char *message, bool exceeded);
 
 u64 lunatik_memory_taken(u64 *limit);
 unsigned long lunatik_stack_floor(void);

@@ -33,6 +33,7 @@ static unsigned int runtime_after(const struct lunatik_runtime *rt, unsigned int
 /* Create */
 
 static void runtime_stop_work(struct work_struct *work);
+static void runtime_break_work(struct work_struct *work);
 static void runtime_prune_work(struct work_struct *work);
 
 static struct lunatik_runtime *runtime_alloc(const struct lunatik_spec *spec,
@@ -50,10 +51,12 @@ static struct lunatik_runtime *runtime_alloc(const struct lunatik_spec *spec,
 	spin_lock_init(&rt->lock);
 	INIT_LIST_HEAD(&rt->slots);
 	INIT_WORK(&rt->stop_work, runtime_stop_work);
+	INIT_WORK(&rt->break_work, runtime_break_work);
 	INIT_WORK(&rt->prune_work, runtime_prune_work);
 	strscpy(rt->name, spec->name, sizeof(rt->name));
 	rt->sleep = spec->sleep;
 	rt->percpu = spec->percpu;
+	rt->breaker = spec->breaker;
 	rt->generation = 1;
 	rt->net = spec->net;
 	rt->netns = spec->net->ns.inum;
@@ -136,6 +139,7 @@ static void runtime_close(struct lunatik_runtime *rt,
 			leaked += lunatik_instance_destroy(instance);
 	}
 	trace_runtime_stop(rt->id, reason, leaked);
+	lunatik_event_stopped(rt, reason);
 	xa_erase(&runtimes, rt->id);
 	atomic_dec(&runtimes_alive);
 	lunatik_runtime_put(rt);
@@ -156,6 +160,7 @@ static int runtime_publish(struct lunatik_runtime *rt,
 	kref_get(&rt->refs);
 	xa_store(&runtimes, rt->id, rt, GFP_KERNEL);
 	trace_runtime_arm(rt->id, rt->instance[0]->hook_count);
+	lunatik_event_armed(rt, rt->instance[0]->hook_count);
 	errno = lunatik_slots_prepare(rt, rt->instance, error);
 	if (!errno)
 		lunatik_slots_finish(rt);
@@ -195,6 +200,7 @@ struct lunatik_runtime *lunatik_runtime_create(const struct lunatik_spec *spec,
 	}
 	atomic_inc(&runtimes_alive);
 	trace_runtime_create(rt->id, rt->name, rt->sleep, rt->netns);
+	lunatik_event_created(rt);
 	if (runtime_instantiate(rt, spec, rt->instance, error)) {
 		runtime_close(rt, LUNATIK_STOP_CREATE_FAILED);
 		return NULL;
@@ -270,6 +276,7 @@ static int resume_one(struct lunatik_runtime *rt, unsigned int i,
 		      struct lunatik_error *error)
 {
 	struct lunatik_instance *instance = runtime_lock(rt, i, outer, error);
+	enum lunatik_outcome outcome;
 	int errno;
 
 	if (!instance)
@@ -278,10 +285,13 @@ static int resume_one(struct lunatik_runtime *rt, unsigned int i,
 	if (errno)
 		goto unlock;
 	trace_runtime_resume(rt->id);
+	lunatik_event_resumed(rt);
 	errno = lunatik_instance_resume(instance, outer, args, results, error);
-	trace_runtime_yield(rt->id, errno ? LUNATIK_OUTCOME_ERROR :
-			    instance->state == LUNATIK_STATE_YIELDED ?
-			    LUNATIK_OUTCOME_YIELDED : LUNATIK_OUTCOME_RETURNED);
+	outcome = errno ? LUNATIK_OUTCOME_ERROR :
+		instance->state == LUNATIK_STATE_YIELDED ?
+		LUNATIK_OUTCOME_YIELDED : LUNATIK_OUTCOME_RETURNED;
+	trace_runtime_yield(rt->id, outcome);
+	lunatik_event_yielded(rt, outcome);
 unlock:
 	lunatik_instance_unlock(instance);
 	lunatik_instance_put(instance);
@@ -481,6 +491,7 @@ int lunatik_runtime_replace(struct lunatik_runtime *rt,
 		strscpy(rt->name, spec->name, sizeof(rt->name));
 		WRITE_ONCE(rt->generation, rt->generation + 1);
 		trace_runtime_replace(rt->id, rt->generation, rt->slot_count);
+		lunatik_event_replaced(rt);
 	}
 	runtime_destroy(rt, instance);
 	mutex_unlock(&rt->life);
@@ -490,6 +501,16 @@ free:
 }
 
 /* Stop */
+
+static bool runtime_is_broken(struct lunatik_runtime *rt)
+{
+	unsigned int i;
+
+	for_each_instance(i, rt)
+		if (READ_ONCE(rt->instance[i]->broken))
+			return true;
+	return false;
+}
 
 /* Keep everybody out of all instances; either all are closed or none is. */
 static int runtime_shut(struct lunatik_runtime *rt, bool nested,
@@ -522,6 +543,9 @@ static int runtime_stop(struct lunatik_runtime *rt, bool nested,
 					  "runtime %u is busy: somebody else stops it",
 					  rt->id);
 	if (rt->stopped)
+		goto unlock_life;
+	/* Another script may have taken over from the one that failed. */
+	if (reason == LUNATIK_STOP_BROKEN && !runtime_is_broken(rt))
 		goto unlock_life;
 	errno = runtime_shut(rt, nested, error);
 	if (errno)
@@ -582,6 +606,30 @@ void lunatik_runtime_prune(struct lunatik_runtime *rt)
 {
 	kref_get(&rt->refs);
 	if (!queue_work(work_queue, &rt->prune_work))
+		lunatik_runtime_put(rt);
+}
+
+static void runtime_break_work(struct work_struct *work)
+{
+	struct lunatik_runtime *rt =
+		container_of(work, struct lunatik_runtime, break_work);
+	struct lunatik_error error = {};
+
+	lunatik_runtime_stop(rt, false, LUNATIK_STOP_BROKEN, &error);
+	lunatik_error_free(&error);
+	lunatik_runtime_put(rt);
+}
+
+/**
+ * lunatik_runtime_break() - have a runtime stopped whose callbacks fail and fail
+ * @rt: runtime that is not stopped
+ *
+ * Context: any.
+ */
+void lunatik_runtime_break(struct lunatik_runtime *rt)
+{
+	kref_get(&rt->refs);
+	if (!queue_work(work_queue, &rt->break_work))
 		lunatik_runtime_put(rt);
 }
 

@@ -29,9 +29,9 @@
 #include <linux/workqueue.h>
 #include <net/net_namespace.h>
 
+#include "event.h"
 #include "instance.h"
 #include "statistics.h"
-#include "trace_enums.h"
 #include "uapi/lunatik.h"
 #include "value.h"
 
@@ -43,6 +43,7 @@
  * @id: number for user space
  * @sleep: sleepable
  * @percpu: has an instance per possible CPU, else one
+ * @breaker: callbacks that may fail in a row in one instance, or 0
  * @stopped: written under @life, read anywhere
  * @stopping: how many wait for the runtime to end, which ends the waits of its script
  * @generation: scripts it has run, this one included
@@ -55,9 +56,11 @@
  * @past: counters of slots that are no more; protected by @slots_lock
  * @slots_rtnl: whoever holds @slots_lock holds the rtnl too
  * @last_error: message of the latest failure
+ * @event_limit: of the failures that events tell of
  * @name: of the script
  * @refs: references
  * @stop_work: stops a runtime that its owner's collector met at work
+ * @break_work: stops a runtime whose callbacks failed too often
  * @prune_work: takes slots that no hook uses out of Netfilter
  * @lock: see Locks; protects @instance
  * @instance: by CPU where there are several; NULL when stopped
@@ -67,6 +70,7 @@ struct lunatik_runtime {
 	bool sleep;
 	bool percpu;
 	bool stopped;
+	u32 breaker;
 	atomic_t stopping;
 	u32 generation;
 	struct mutex life;
@@ -78,9 +82,11 @@ struct lunatik_runtime {
 	struct lunatik_statistics past;
 	bool slots_rtnl;
 	char last_error[LUNATIK_MESSAGE_MAX];
+	struct lunatik_event_limit event_limit;
 	char name[LUNATIK_NAME_MAX];
 	struct kref refs;
 	struct work_struct stop_work;
+	struct work_struct break_work;
 	struct work_struct prune_work;
 	spinlock_t lock;
 	struct lunatik_instance *instance[];
@@ -93,6 +99,7 @@ struct lunatik_runtime {
  * @source_len: its length in bytes
  * @sleep: sleepable
  * @percpu: an instance per CPU; not with @sleep
+ * @breaker: callbacks that may fail in a row, or 0; not with @sleep
  * @net: namespace; the caller holds a reference during the call
  * @outer: instance whose script asks for it, or NULL
  */
@@ -102,6 +109,7 @@ struct lunatik_spec {
 	size_t source_len;
 	bool sleep;
 	bool percpu;
+	u32 breaker;
 	struct net *net;
 	struct lunatik_instance *outer;
 };
@@ -158,6 +166,7 @@ int lunatik_runtime_stop(struct lunatik_runtime *rt, bool nested,
 			 enum lunatik_stop_reason reason,
 			 struct lunatik_error *error);
 void lunatik_runtime_collect(struct lunatik_runtime *rt);
+void lunatik_runtime_break(struct lunatik_runtime *rt);
 void lunatik_runtime_prune(struct lunatik_runtime *rt);
 void lunatik_runtime_sum(struct lunatik_runtime *rt, struct lunatik_sum *sum);
 

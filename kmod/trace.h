@@ -17,7 +17,7 @@
 #define LUNATIK_TRACE_NAME	32
 #define LUNATIK_TRACE_MESSAGE	128
 
-#include "trace_enums.h"
+#include "uapi/lunatik.h"
 
 /* A runtime got its number; its body has not run yet. */
 TRACE_EVENT(runtime_create,

@@ -8,13 +8,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from bridge.lifecycle import OUTCOMES, STOP_REASONS
 from bridge.tracer import gfp
 
 VERDICTS = ("drop", "accept", "stolen", "queue", "repeat", "stop")
 """Names of NF_DROP to NF_STOP, include/uapi/linux/netfilter.h."""
 
-OUTCOMES = ("returned", "yielded", "error")
-STOP_REASONS = ("requested", "netns gone", "create failed", "collected")
 CREATE_FAILED = 2
 VERDICT_MASK = 0xFF
 

@@ -9,6 +9,14 @@
 #define LUNATIK_GENL_NAME	"lunatik"
 #define LUNATIK_GENL_VERSION	1
 
+/*
+ * The multicast group that tells what happens to runtimes, in this order. Joining it
+ * needs CAP_SYS_ADMIN. It tells everything in each network namespace that belongs to
+ * the initial user namespace, and nothing in others. Whoever reads too slowly gets
+ * ENOBUFS for what is lost.
+ */
+#define LUNATIK_GENL_EVENTS	"events"
+
 /**
  * enum lunatik_cmd - requests, and the replies that carry the same number
  * @LUNATIK_CMD_INFO_GET: what is loaded; needs no privilege
@@ -20,6 +28,8 @@
  *	unfiltered; where it fails the old one stays in charge
  * @LUNATIK_CMD_HOOK_GET: a dump of hooks with what they have counted: those of all
  *	runtimes, or of that with @LUNATIK_A_ID
+ * @LUNATIK_CMD_EVENT: no request, but what the multicast group
+ *	LUNATIK_GENL_EVENTS tells of a runtime
  *
  * All but INFO_GET need CAP_SYS_ADMIN in the initial user namespace, because a
  * script acts with the kernel's rights.
@@ -35,6 +45,7 @@ enum lunatik_cmd {
 	LUNATIK_CMD_STOP,
 	LUNATIK_CMD_REPLACE,
 	LUNATIK_CMD_HOOK_GET,
+	LUNATIK_CMD_EVENT,
 	/* private: */
 	__LUNATIK_CMD_MAX
 };
@@ -56,6 +67,64 @@ enum lunatik_state {
 	LUNATIK_STATE_FAILED,
 	LUNATIK_STATE_RUNNING,
 	LUNATIK_STATE_STOPPED,
+};
+
+/**
+ * enum lunatik_event - what has happened; every event has @LUNATIK_A_EVENT,
+ *	@LUNATIK_A_WHEN, @LUNATIK_A_ID and @LUNATIK_A_NAME
+ * @LUNATIK_EVENT_CREATED: a runtime has its number, and its body is about to run;
+ *	with @LUNATIK_A_SLEEP, @LUNATIK_A_PERCPU and @LUNATIK_A_NETNS_INO
+ * @LUNATIK_EVENT_ARMED: the body has run; with @LUNATIK_A_HOOKS
+ * @LUNATIK_EVENT_RESUMED: the body goes on, in each Lua state for itself
+ * @LUNATIK_EVENT_YIELDED: it gave control back; with @LUNATIK_A_OUTCOME
+ * @LUNATIK_EVENT_REPLACED: another script has taken over; with
+ *	@LUNATIK_A_GENERATION and @LUNATIK_A_HOOKS
+ * @LUNATIK_EVENT_ERROR: a callback or the body failed; with @LUNATIK_A_HOOK,
+ *	@LUNATIK_A_MESSAGE and @LUNATIK_A_SUPPRESSED
+ * @LUNATIK_EVENT_BUDGET: the same, for having run too long
+ * @LUNATIK_EVENT_BROKEN: callbacks have failed @LUNATIK_A_BREAKER times in a row, the
+ *	last at @LUNATIK_A_HOOK; hooks are out of force, and the runtime will stop
+ * @LUNATIK_EVENT_STOPPED: it is closed; with @LUNATIK_A_REASON and
+ *	@LUNATIK_A_SUPPRESSED
+ */
+enum lunatik_event {
+	LUNATIK_EVENT_CREATED,
+	LUNATIK_EVENT_ARMED,
+	LUNATIK_EVENT_RESUMED,
+	LUNATIK_EVENT_YIELDED,
+	LUNATIK_EVENT_REPLACED,
+	LUNATIK_EVENT_ERROR,
+	LUNATIK_EVENT_BUDGET,
+	LUNATIK_EVENT_BROKEN,
+	LUNATIK_EVENT_STOPPED,
+};
+
+/**
+ * enum lunatik_outcome - how a resumed body gave control back
+ * @LUNATIK_OUTCOME_RETURNED: it has ended
+ * @LUNATIK_OUTCOME_YIELDED: it can be resumed again
+ * @LUNATIK_OUTCOME_ERROR: it has failed
+ */
+enum lunatik_outcome {
+	LUNATIK_OUTCOME_RETURNED,
+	LUNATIK_OUTCOME_YIELDED,
+	LUNATIK_OUTCOME_ERROR,
+};
+
+/**
+ * enum lunatik_stop_reason - why a runtime was stopped
+ * @LUNATIK_STOP_REQUESTED: somebody asked for it
+ * @LUNATIK_STOP_NETNS_GONE: its network namespace has gone
+ * @LUNATIK_STOP_CREATE_FAILED: its body failed, or a hook could not be registered
+ * @LUNATIK_STOP_COLLECTED: the Lua object that stood for it was collected
+ * @LUNATIK_STOP_BROKEN: callbacks have failed too often in a row
+ */
+enum lunatik_stop_reason {
+	LUNATIK_STOP_REQUESTED,
+	LUNATIK_STOP_NETNS_GONE,
+	LUNATIK_STOP_CREATE_FAILED,
+	LUNATIK_STOP_COLLECTED,
+	LUNATIK_STOP_BROKEN,
 };
 
 /**
@@ -112,6 +181,15 @@ enum lunatik_state {
  *	callbacks were timed
  * @LUNATIK_A_BUCKET: u64, callbacks that took at least 2^n ns and less than 2^(n+1),
  *	for n from 0; the first also has those of 0 ns, the last all longer ones
+ * @LUNATIK_A_BREAKER: u32, callbacks that may fail in a row in one Lua state before
+ *	the runtime is stopped, 0 (default) for any number; not with @LUNATIK_A_SLEEP
+ * @LUNATIK_A_EVENT: u32, enum lunatik_event
+ * @LUNATIK_A_WHEN: u64, ns of CLOCK_MONOTONIC at which it happened
+ * @LUNATIK_A_OUTCOME: u32, enum lunatik_outcome
+ * @LUNATIK_A_REASON: u32, enum lunatik_stop_reason
+ * @LUNATIK_A_MESSAGE: string, what Lua said, perhaps its beginning only
+ * @LUNATIK_A_SUPPRESSED: u32, failures of the runtime that no event has told of since
+ *	the last that one has, because there were too many
  */
 enum lunatik_attr {
 	/* private: */
@@ -156,6 +234,13 @@ enum lunatik_attr {
 	LUNATIK_A_TIME,
 	LUNATIK_A_HISTOGRAM,
 	LUNATIK_A_BUCKET,
+	LUNATIK_A_BREAKER,
+	LUNATIK_A_EVENT,
+	LUNATIK_A_WHEN,
+	LUNATIK_A_OUTCOME,
+	LUNATIK_A_REASON,
+	LUNATIK_A_MESSAGE,
+	LUNATIK_A_SUPPRESSED,
 	/* private: */
 	__LUNATIK_A_MAX
 };

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
+from bridge.lifecycle import OUTCOMES, STOP_REASONS
 from bridge.module import PROJECT, SOURCES
 from bridge.netlink import Command, LunatikMessage, State
+from bridge.runtime_events import _KINDS
 
 PAGE = (PROJECT / "docs" / "kernel-module.md").read_text()
 HEADER = (SOURCES / "uapi" / "lunatik.h").read_text()
@@ -23,6 +25,7 @@ CLIENT_TYPES = {
     "asciiz": {"string"},
     "cdata": {"binary"},
     "flag": {"flag"},
+    "int32": {"s32"},
     "int64": {"s64"},
     "none": {"pad", "nest"},
     "uint8": {"u8"},
@@ -89,6 +92,13 @@ def table(head: str) -> list[list[str]]:
 OPERATIONS = {one["name"]: one for one in SPEC["operations"]["list"]}
 
 
+def requested(operation: dict[str, Any]) -> list[str]:
+    """The attributes that a command takes, as the spec says."""
+    way = operation.get("do") or operation.get("dump") or {}
+    attributes: list[str] = way.get("request", {}).get("attributes", [])
+    return attributes
+
+
 # ---- the spec ---------------------------------------------------------------
 
 
@@ -115,18 +125,32 @@ def test_the_spec_has_the_attributes_and_types_of_the_header():
         }
 
 
-def test_the_spec_has_the_states_of_the_header():
-    (states,) = (one for one in SPEC["definitions"] if one["name"] == "state")
-    assert spelled("lunatik-state-", states["entries"]) == constants(HEADER, "lunatik_state")
+def test_the_spec_has_the_enumerations_of_the_header():
+    prefixes = {"stop-reason": "lunatik-stop-"}
+    assert [one["name"] for one in SPEC["definitions"]] == [
+        "state", "event", "outcome", "stop-reason",
+    ]  # fmt: skip
+    for one in SPEC["definitions"]:
+        prefix = prefixes.get(one["name"], f"lunatik-{one['name']}-")
+        assert one.get("name-prefix", prefix) == prefix
+        assert spelled(prefix, one["entries"]) == constants(HEADER, one["enum-name"])
+
+
+def test_the_spec_has_the_multicast_groups_of_the_header():
+    groups = [one["name"] for one in SPEC["mcast-groups"]["list"]]
+    assert [f'"{name}"' for name in groups] == re.findall(
+        r"^#define LUNATIK_GENL_EVENTS\t(\S+)$", HEADER, re.M
+    )
+    assert {one["mcgrp"] for one in OPERATIONS.values() if "mcgrp" in one} == set(groups)
 
 
 def test_the_spec_says_what_each_command_takes():
     said = {
         name.upper().replace("-", "_"): {
-            attribute.upper().replace("-", "_")
-            for attribute in one["do"].get("request", {}).get("attributes", [])
+            attribute.upper().replace("-", "_") for attribute in requested(one)
         }
         for name, one in OPERATIONS.items()
+        if "event" not in one
     }
     assert said == taken(CONTROL)
 
@@ -134,9 +158,11 @@ def test_the_spec_says_what_each_command_takes():
 def test_the_spec_names_only_attributes_that_exist():
     known = set(attributes(SPEC, "main"))
     for name, one in OPERATIONS.items():
-        for way in ("do", "dump"):
-            for part in one.get(way, {}).values():
-                assert set(part["attributes"]) <= known, name
+        parts = [*one.get("do", {}).values(), *one.get("dump", {}).values()]
+        parts += [one["event"]] if "event" in one else []
+        assert parts, name
+        for part in parts:
+            assert set(part["attributes"]) <= known, name
 
 
 # ---- the client -------------------------------------------------------------
@@ -151,6 +177,22 @@ def test_the_client_has_the_names_and_numbers_of_the_header():
     assert {f"LUNATIK_STATE_{one.name}": one.value for one in State} == {
         name: number for number, name in enumerate(states)
     }
+
+
+def test_the_client_has_names_for_the_numbers_of_the_header():
+    for names, enum, prefix in (
+        (OUTCOMES, "lunatik_outcome", "lunatik-outcome-"),
+        (STOP_REASONS, "lunatik_stop_reason", "lunatik-stop-"),
+    ):
+        assert spelled(prefix, [name.replace(" ", "-") for name in names]) == constants(
+            HEADER, enum
+        )
+
+
+def test_the_client_has_a_class_for_each_event_of_the_header():
+    otherwise = {"Failed": "ERROR", "BudgetExceeded": "BUDGET"}
+    names = [otherwise.get(kind.__name__, kind.__name__.upper()) for kind, _ in _KINDS]
+    assert spelled("lunatik-event-", names) == constants(HEADER, "lunatik_event")
 
 
 def test_the_client_has_the_attributes_and_types_of_the_header():
@@ -173,8 +215,7 @@ def test_the_page_lists_the_commands_and_what_they_take():
     rows = table("| command | takes | |")
     assert [row[0] for row in rows] == list(OPERATIONS)
     for name, takes, _ in rows:
-        request = OPERATIONS[name]["do"].get("request", {})
-        assert takes.split() == request.get("attributes", [])
+        assert takes.split() == requested(OPERATIONS[name])
 
 
 def test_the_page_lists_the_attributes_and_their_types():
@@ -192,6 +233,20 @@ def test_the_page_lists_the_parameters_of_the_sources_and_their_modes():
     code = parameters("".join(path.read_text() for path in SOURCES.glob("*.c")))
     assert [row[0] for row in rows] == sorted(code)
     assert {row[0]: row[2] for row in rows} == code
+
+
+def test_the_page_lists_the_events_and_their_attributes():
+    rows = table("| event | with | |")
+    names = [row[0] for row in rows]
+    assert spelled("lunatik-event-", names) == constants(HEADER, "lunatik_event")
+    common = ["event", "when", "id", "name"]
+    listed = dict.fromkeys(common + [one for row in rows for one in row[1].split()])
+    assert set(listed) == set(OPERATIONS["event"]["event"]["attributes"])
+
+
+def test_the_page_lists_the_reasons_of_a_stop():
+    names = [row[0] for row in table("| reason | |")]
+    assert spelled("lunatik-stop-", names) == constants(HEADER, "lunatik_stop_reason")
 
 
 # ---- the checks can fail ----------------------------------------------------

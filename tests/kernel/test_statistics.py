@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import socket
 import sys
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from bridge import cli
 from bridge.errors import LuaError, ModuleError
 
 pytestmark = pytest.mark.kernel
@@ -241,3 +243,16 @@ def test_hooks_can_be_read_while_runtimes_come_and_go(lunatik, script, router):
         done.set()
         thread.join()
     assert failures == []
+
+
+def test_the_command_line_shows_them(choosing, send, capfd):
+    send("drop", 4)
+    assert cli.run(["stats", "--native", "--json"]) == 0
+    (row,) = json.loads(capfd.readouterr().out)
+    assert (row["runtime_id"], row["dropped"], row["histogram"]) == (choosing.id, 4, [])
+    assert cli.run(["stats", "--native"]) == 0
+    head, shown = capfd.readouterr().out.splitlines()
+    assert dict(zip(head.split(), shown.split(), strict=True))["dropped"] == "4"
+    choosing.stop()
+    assert cli.run(["stats", "--native"]) == 0
+    assert "no hook is in force" in capfd.readouterr().err

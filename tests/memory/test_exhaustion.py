@@ -13,13 +13,14 @@ import re
 import socket
 import subprocess
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
 from bridge.errors import LuaError, ModuleError
 from bridge.lunatik import GUEST_MODULE, Lunatik
+from bridge.runtime_events import Stopped
 
 pytestmark = pytest.mark.kernel
 
@@ -103,6 +104,7 @@ def _callback(lunatik: Lunatik) -> None:
 def _requests(lunatik: Lunatik) -> None:
     lunatik.info()
     lunatik.runtimes()
+    lunatik.hooks()
     with pytest.raises(ModuleError) as caught:
         lunatik.stop(2**31 - 1)
     assert caught.value.errno == errno.ESRCH
@@ -111,6 +113,18 @@ def _requests(lunatik: Lunatik) -> None:
 def _failing_body(lunatik: Lunatik) -> None:
     with pytest.raises(LuaError, match=f"x{{3000}}|{OUT_OF_MEMORY}"):
         lunatik.runtime("long", source="error(('x'):rep(3000))")
+
+
+def _told(lunatik: Lunatik) -> None:
+    with lunatik.events() as events:
+        try:
+            with lunatik.runtime("echo") as runtime:
+                runtime.resume("x")
+        finally:
+            with suppress(ModuleError):  # once it was read, nothing of it is in line
+                events.until(Stopped, timeout_s=5)
+            with suppress(ModuleError):
+                list(events.until_quiet(0.05))
 
 
 OPERATIONS = {
@@ -122,6 +136,7 @@ OPERATIONS = {
     "callback": _callback,
     "info, list and stop": _requests,
     "failing body": _failing_body,
+    "life that is told of": _told,
 }
 
 
