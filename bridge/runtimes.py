@@ -1,4 +1,4 @@
-"""`lunabridge run`, `list` and `stop`: policies in the lab, or natively."""
+"""`lunabridge run`, `list`, `stats` and `stop`: policies in the lab, or natively."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import errno
 import json
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table
@@ -19,9 +21,16 @@ from bridge.lab.progress import silent, to_stderr
 from bridge.outcome import judge_run
 from bridge.place import DEFAULT_LAB, INTERRUPTED, Place, command_in_lab, open_place
 
+if TYPE_CHECKING:
+    from bridge.lunatik import Lunatik
+
 _TIMEOUT_S = 300.0
 _COLUMNS = (
     "id", "name", "kind", "state", "hooks", "callbacks", "errors", "bytes", "netns",
+)  # fmt: skip
+_COUNTS = (
+    "runtime", "name", "hook", "pf", "hooknum", "priority", "packets", "accepted", "dropped",
+    "queued", "errors", "budget", "ns",
 )  # fmt: skip
 
 _native = click.option(
@@ -138,27 +147,42 @@ def list_runtimes(*, native: bool, lab_name: str, as_json: bool) -> None:
     elif not rows:
         click.echo("no runtime is loaded", err=True)
     else:
-        _show(rows)
+        _show(
+            _COLUMNS,
+            [{**row, "callbacks": row["calls"], "bytes": row["memory_bytes"]} for row in rows],
+        )
 
 
-def _runtimes_here() -> list[dict[str, Any]]:
+@contextmanager
+def _module_here() -> Iterator[Lunatik | None]:
+    """Yield the module of this machine's kernel, or None where none is loaded."""
     from bridge.lunatik import Lunatik  # noqa: PLC0415 (slow to import)
 
     try:
         lunatik = Lunatik.connect()
     except ModuleError as error:
-        if error.errno == errno.ENOENT:  # not loaded, so no runtimes
-            return []
-        raise
+        if error.errno != errno.ENOENT:
+            raise
+        yield None
+        return
     with lunatik:
-        return [
-            {
-                **asdict(one),
-                "state": one.state.name.lower(),
-                "kind": "sleepable" if one.sleep else "non-sleepable",
-            }
-            for one in lunatik.runtimes()
-        ]
+        yield lunatik
+
+
+def _runtimes_here() -> list[dict[str, Any]]:
+    with _module_here() as lunatik:
+        return (
+            []
+            if lunatik is None
+            else [
+                {
+                    **asdict(one),
+                    "state": one.state.name.lower(),
+                    "kind": "sleepable" if one.sleep else "non-sleepable",
+                }
+                for one in lunatik.runtimes()
+            ]
+        )
 
 
 def _runtimes_in_lab(lab_name: str) -> list[dict[str, Any]]:
@@ -180,15 +204,58 @@ def _in_lab(lab_name: str, argv: list[str]) -> str:
     return out.decode(errors="replace")
 
 
-def _show(rows: list[dict[str, Any]]) -> None:
+def _show(columns: Sequence[str], rows: list[dict[str, Any]]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in _COLUMNS:
+    for name in columns:
         is_text = name in {"name", "kind", "state"}
         table.add_column(name, justify="left" if is_text else "right", no_wrap=True)
     for row in rows:
-        shown = {**row, "callbacks": row["calls"], "bytes": row["memory_bytes"]}
-        table.add_row(*(str(shown[name]) for name in _COLUMNS))
+        table.add_row(*(str(row[name]) for name in columns))
     report.console(sys.stdout).print(table)
+
+
+@click.command()
+@_native
+@_lab
+@_json
+def stats(*, native: bool, lab_name: str, as_json: bool) -> None:
+    r"""Show what the hooks of all runtimes have counted, in the lab that is up.
+
+    A row tells a hook's runtime and number, its place (family, hook and priority as
+    numbers), the packets it has given a verdict for, by verdict, the callbacks that
+    failed, those of them that ran too long, and the ns spent in callbacks while the
+    module's parameter timing was on. With --json the histogram of that is there too.
+
+    \b
+    Example:
+      lunabridge stats --json | jq 'map(.dropped) | add'
+    """
+    rows = _hooks_here() if native else json.loads(_in_lab(lab_name, _STATS))
+    if as_json:
+        click.echo(json.dumps(rows))
+    elif not rows:
+        click.echo("no hook is in force", err=True)
+    else:
+        _show(_COUNTS, [_counts(row) for row in rows])
+
+
+_STATS = ["stats", "--native", "--json"]
+
+
+def _hooks_here() -> list[dict[str, Any]]:
+    with _module_here() as lunatik:
+        return [] if lunatik is None else [asdict(hook) for hook in lunatik.hooks()]
+
+
+def _counts(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **row,
+        "runtime": row["runtime_id"],
+        "name": row["runtime_name"],
+        "hook": row["number"],
+        "budget": row["budget_hits"],
+        "ns": row["time_ns"],
+    }
 
 
 @click.command()
