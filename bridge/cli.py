@@ -22,6 +22,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "run": ("bridge.runtimes:run", "Try a policy on a standard mix of traffic, with proof."),
     "list": ("bridge.runtimes:list_runtimes", "List the runtimes in the lab."),
     "stats": ("bridge.runtimes:stats", "Show what the hooks in the lab have counted."),
+    "events": ("bridge.runtimes:events", "Tell what happens to the runtimes in the lab."),
     "stop": ("bridge.runtimes:stop", "Stop runtimes in the lab."),
     "lab": ("bridge.lab.commands:lab", "Run throw-away virtual machines and commands in them."),
     "doctor": ("bridge.maintenance:doctor", "Try everything the bridge needs of this machine."),

@@ -95,10 +95,17 @@ def open_place(
         yield LabPlace(lab, build, start, progress, reused=reused)
 
 
-def command_in_lab(lab_name: str, argv: Sequence[str]) -> tuple[int, bytes, bytes]:
+def command_in_lab(
+    lab_name: str,
+    argv: Sequence[str],
+    *,
+    timeout_s: float | None = _COMMAND_S,
+    on_stdout: Callable[[bytes], None] | None = None,
+) -> tuple[int, bytes, bytes]:
     """Run `lunabridge` in a lab that is up; return its status, standard output and error.
 
-    Raises EnvironmentLacking where none of that name is up.
+    What ``on_stdout`` is called with is not returned. Raises EnvironmentLacking where
+    no lab of that name is up.
     """
     from bridge.lab import Lab  # noqa: PLC0415 (only where it is needed)
     from bridge.lab.carrier import Attached  # noqa: PLC0415
@@ -109,7 +116,9 @@ def command_in_lab(lab_name: str, argv: Sequence[str]) -> tuple[int, bytes, byte
             f"no lab {lab_name!r} is up", cure=f"start it with: lunabridge lab up{named}"
         )
     with Lab.attach(lab_name) as lab:
-        done = lab.run(["python3", "-m", "bridge.cli", *argv], timeout_s=_COMMAND_S)
+        done = lab.run(
+            ["python3", "-m", "bridge.cli", *argv], timeout_s=timeout_s, on_stdout=on_stdout
+        )
     return done.returncode, done.stdout, done.stderr
 
 

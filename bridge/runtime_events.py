@@ -13,7 +13,7 @@ import select
 import socket
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import TracebackType
 from typing import Any, Self
 
@@ -33,6 +33,18 @@ class RuntimeEvent:
     runtime_id: int
     runtime_name: str
     time_ns: int
+
+    def __str__(self) -> str:
+        """Return a line that tells of it."""
+        common = {field.name for field in fields(RuntimeEvent)}
+        details = [
+            f"{field.name}={getattr(self, field.name)!r}"
+            for field in fields(self)
+            if field.name not in common
+        ]
+        kind = type(self).__name__
+        about = f"{self.time_ns / 1e9:.6f} runtime {self.runtime_id} ({self.runtime_name})"
+        return " ".join([about, kind, *details])
 
 
 @dataclass(frozen=True, slots=True)

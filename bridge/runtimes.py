@@ -1,12 +1,13 @@
-"""`lunabridge run`, `list`, `stats` and `stop`: policies in the lab, or natively."""
+"""`lunabridge run`, `list`, `stats`, `events` and `stop`: policies in the lab, or natively."""
 
 from __future__ import annotations
 
 import errno
 import json
+import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,9 @@ from bridge.place import DEFAULT_LAB, INTERRUPTED, Place, command_in_lab, open_p
 
 if TYPE_CHECKING:
     from bridge.lunatik import Lunatik
+    from bridge.runtime_events import RuntimeEvent
 
+_LOOK_S = 3600.0  # at a time
 _TIMEOUT_S = 300.0
 _COLUMNS = (
     "id", "name", "kind", "state", "hooks", "callbacks", "errors", "bytes", "netns",
@@ -190,12 +193,19 @@ def _runtimes_in_lab(lab_name: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _in_lab(lab_name: str, argv: list[str]) -> str:
+def _in_lab(
+    lab_name: str, argv: list[str], on_stdout: Callable[[bytes], None] | None = None
+) -> str:
     """Run one of these verbs in the lab that is up; return its standard output.
+
+    With ``on_stdout`` it may run for ever, and that is called with what it writes.
 
     Raises EnvironmentLacking without a lab; a failure there is raised here.
     """
-    status, out, err = command_in_lab(lab_name, argv)
+    if on_stdout:
+        status, out, err = command_in_lab(lab_name, argv, timeout_s=None, on_stdout=on_stdout)
+    else:
+        status, out, err = command_in_lab(lab_name, argv)
     if status:
         message = err.decode(errors="replace").strip().removeprefix("lunabridge: ")
         failure = BridgeError(message or f"the lab's lunabridge ended with status {status}")
@@ -256,6 +266,56 @@ def _counts(row: dict[str, Any]) -> dict[str, Any]:
         "budget": row["budget_hits"],
         "ns": row["time_ns"],
     }
+
+
+@click.command()
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="End after this long; otherwise Ctrl-C does.",
+)
+@_native
+@_lab
+@_json
+def events(*, timeout_s: float | None, native: bool, lab_name: str, as_json: bool) -> None:
+    r"""Tell what happens to all runtimes in the lab that is up, as it happens.
+
+    A line tells of one event: a runtime is created, armed, resumed, replaced or
+    stopped, or a callback or body of it failed. With --json it is an object.
+
+    \b
+    Example:
+      lunabridge events --timeout 60
+    """
+    if native:
+        _events_here(timeout_s, as_json=as_json)
+    else:
+        argv = ["events", "--native", *(["--json"] if as_json else [])]
+        argv += [] if timeout_s is None else ["--timeout", str(timeout_s)]
+        _in_lab(lab_name, argv, on_stdout=_pass_on)
+
+
+def _pass_on(data: bytes) -> None:
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def _events_here(timeout_s: float | None, *, as_json: bool) -> None:
+    with _module_here() as lunatik:
+        if lunatik is None:
+            raise BridgeError("the kernel module lunatik is not loaded, so there is no runtime")
+        end = time.monotonic() + (timeout_s or math.inf)
+        with lunatik.events() as heard:
+            while (left := end - time.monotonic()) > 0:
+                event = heard.next(min(left, _LOOK_S))
+                if event:
+                    click.echo(json.dumps(_as_object(event)) if as_json else str(event))
+
+
+def _as_object(event: RuntimeEvent) -> dict[str, Any]:
+    return {"event": type(event).__name__, **asdict(event)}
 
 
 @click.command()

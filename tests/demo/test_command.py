@@ -129,8 +129,8 @@ def test_a_policy_that_is_none_boots_nothing(
     assert "no file no/such.lua" in capsys.readouterr().err
 
 
-def test_list_stats_and_stop_need_a_lab(capsys: pytest.CaptureFixture[str]) -> None:
-    for verb in (["list"], ["stats"], ["stop", "--all"]):
+def test_list_stats_events_and_stop_need_a_lab(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in (["list"], ["stats"], ["events"], ["stop", "--all"]):
         assert cli.run([*verb, "--lab", "no-such-lab"]) == 3
         assert "lunabridge lab up --name no-such-lab" in capsys.readouterr().err
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import socket
 import subprocess
 import sys
@@ -251,3 +252,20 @@ def test_the_unprivileged_hear_nothing(lunatik, script, become, answer):
             script("return").stop()
             events.until(Stopped, timeout_s=WAIT_S)
         assert listener.stdout.readline().strip() == (answer[1] or "")
+
+
+def test_the_command_line_tells_of_them(script):
+    argv = [sys.executable, "-m", "bridge.cli", "events", "--native", "--timeout", "8"]
+    lines, objects = (
+        subprocess.Popen([*argv, *more], stdout=subprocess.PIPE, text=True)
+        for more in ([], ["--json"])
+    )
+    with lines, objects:
+        time.sleep(4)  # they are listening then
+        runtime = script("return", name="brief")
+        runtime.stop()
+        told = [json.loads(line) for line in objects.stdout]
+        shown = lines.stdout.read().splitlines()
+    assert [one["event"] for one in told] == ["Created", "Armed", "Stopped"]
+    assert {one["runtime_id"] for one in told} == {runtime.id}
+    assert f"runtime {runtime.id} (brief) Stopped reason='requested'" in shown[-1]
