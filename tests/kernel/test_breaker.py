@@ -100,7 +100,7 @@ def test_no_callback_runs_after_the_last_failure(events, fussy, send):
 
 def test_a_success_in_between_begins_anew(lunatik, events, fussy, send):
     runtime = fussy(breaker=3)
-    send("33133133" * 10 + "1")
+    send("331" * 30)
     assert runtime.info().errors == 60
     send("333")
     events.until(Stopped, runtime_id=runtime.id, timeout_s=WAIT_S)

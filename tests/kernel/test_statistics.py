@@ -171,11 +171,14 @@ def test_a_script_that_takes_over_counts_on(choosing, send):
 
 
 def test_a_takeover_that_is_undone_leaves_the_counts(script, router, send):
-    runtime = script(_source(), sleep=False, percpu=True, netns=router["client"].netns)
+    source = _source().replace("local port", "count = (count or 0) + 1 local port")
+    source += "function handover() return count end"
+    runtime = script(source, sleep=False, percpu=True, netns=router["client"].netns)
     send("accept", 5, cpu=0)
     send("accept", 6, cpu=1)
     (before,) = runtime.hooks()
-    refuse = "function takeover() refuse() end"
+    # the first CPU's state has taken over when the second one's refuses to
+    refuse = "function takeover(count) if count == 6 then refuse() end end"
     with pytest.raises(LuaError, match="refuse"):
         runtime.replace("next", source=_source() + refuse)
     assert runtime.hooks() == [before]
