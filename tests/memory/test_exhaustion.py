@@ -60,6 +60,40 @@ nf.register{
 """
 
 
+OLD = """
+local nf = require "netfilter"
+for _, hook in ipairs{nf.inet_hooks.LOCAL_OUT, nf.inet_hooks.LOCAL_IN} do
+  nf.register{pf = nf.family.IPV4, hooknum = hook, priority = 0,
+              hook = function() return nf.action.ACCEPT end}
+end
+function handover() return "old", ("x"):rep(1000), 7 end
+coroutine.yield()
+"""
+NEW = """
+local nf = require "netfilter"
+nf.register{pf = nf.family.INET, hooknum = nf.inet_hooks.LOCAL_OUT, priority = 1,
+            hook = function() return nf.action.ACCEPT end}
+nf.register{pf = nf.family.IPV4, hooknum = nf.inet_hooks.LOCAL_OUT, priority = 0,
+            hook = function() return nf.action.ACCEPT end}
+local taken
+function takeover(...) taken = table.pack(...) end
+coroutine.yield()
+return taken.n
+"""
+SHARED = """
+local data = require "data"
+local kept = {}
+for size = 0, 3000, 500 do
+  local one = data.new(size)
+  kept[#kept + 1] = one
+  if size > 0 then one:setstring(0, ("y"):rep(size)) end
+  one:resize(size + 100)
+  one:getstring(0, #one)
+end
+coroutine.yield(#kept)
+"""
+
+
 def _life(script: str, sleep: bool) -> Callable[[Lunatik], None]:
     def live(lunatik: Lunatik) -> None:
         with lunatik.runtime(script, sleep=sleep) as runtime:
@@ -77,6 +111,27 @@ def _echo(sleep: bool) -> Callable[[Lunatik], None]:
                 runtime.resume("fail")
 
     return echo
+
+
+def _replaced(percpu: bool) -> Callable[[Lunatik], None]:
+    def replace(lunatik: Lunatik) -> None:
+        with lunatik.runtime("old", source=OLD, sleep=False, percpu=percpu) as runtime:
+            runtime.replace("new", source=NEW)
+            if not percpu:
+                assert runtime.resume() == 3
+
+    return replace
+
+
+def _failed_replacement(lunatik: Lunatik) -> None:
+    with lunatik.runtime("old", source=OLD, sleep=False) as runtime:
+        with pytest.raises(LuaError, match=f"no good|{OUT_OF_MEMORY}"):
+            runtime.replace("new", source="error('no good') " + NEW)
+        assert runtime.info().name == "old"
+
+
+def _shared(lunatik: Lunatik) -> None:
+    lunatik.runtime("shared", source=SHARED).stop()
 
 
 def _nested(lunatik: Lunatik) -> None:
@@ -137,6 +192,10 @@ OPERATIONS = {
     "info, list and stop": _requests,
     "failing body": _failing_body,
     "life that is told of": _told,
+    "replace": _replaced(False),
+    "replace, per CPU": _replaced(True),
+    "replacement that fails": _failed_replacement,
+    "shared objects": _shared,
 }
 
 
