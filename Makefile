@@ -14,8 +14,8 @@ LUA_FILES = $(shell git ls-files '*.lua')
 KMOD_CHECK ?= $(BIN)/python -m bridge.kmodcheck
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-sanitizers check setup image programs check-programs format clean distclean \
-        check-python check-lua check-shell check-kmod
+.PHONY: help demo test fuzz test-sanitizers check setup image programs check-programs format \
+        clean distclean check-python check-lua check-shell check-kmod
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ test: setup ## run every test, on the host and in the lab (KERNEL=6.1: on that)
 test-sanitizers: setup ## run the kernel tests on a kernel that finds its own bugs (KASAN, lockdep, ...)
 	@$(BIN)/lunabridge lab image --kernel sanitizer >/dev/null
 	@$(BIN)/pytest -m kernel --kernel=sanitizer --guests=2 $(if $(CI),--fail-on-skip)
+
+fuzz: setup ## fuzz, stress and out-of-memory tests, to the full count (KERNEL= as above)
+	@$(BIN)/pytest --long -rP $(if $(KERNEL),--kernel=$(KERNEL)) tests/fuzz tests/stress tests/memory
 
 check: check-python check-lua check-shell check-kmod ## formatters, linters and types
 
