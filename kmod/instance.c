@@ -181,8 +181,7 @@ static noinline void *lunatik_allocate(void *ud, void *ptr, size_t osize,
 
 /* The kernel stack, and interrupting Lua */
 
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 12, 0) && \
-	LINUX_VERSION_CODE < KERNEL_VERSION(6, 13, 0)
+#if LINUX_VERSION_MAJOR == 6 && LINUX_VERSION_PATCHLEVEL == 12
 /* The end of this CPU's interrupt stack, or 0 where we are not on it. */
 static unsigned long interrupt_stack_end(unsigned long here)
 {
