@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from bridge.lab.image import cache_dir
+
+# Asked for before pytester moves the home directory.
+CACHE_HOME = str(cache_dir().parent)
+
 CASES = """
 import time
 from pathlib import Path
@@ -33,11 +38,10 @@ def test_that_hangs():
 def test_a_crash_and_a_hang_are_reported_with_their_seed(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ):
-    from bridge.lab.image import cache_dir
     from bridge.module import PROJECT
 
     # The inner pytest has another home, and would build an image of its own there.
-    monkeypatch.setenv("XDG_CACHE_HOME", str(cache_dir().parent))
+    monkeypatch.setenv("XDG_CACHE_HOME", CACHE_HOME)
     # The guest knows the project's tree alone, so the cases go there for a moment.
     cases = PROJECT / "tests" / "fuzz" / "test_zz_journal_cases.py"
     cases.write_text(CASES)
