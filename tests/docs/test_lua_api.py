@@ -31,6 +31,7 @@ REGISTERED = {
     "fifo_functions": "fifo.",
     "fifo_methods": "fifo:",
     "globals": "",
+    "handle_methods": "handle:",
     "linux_functions": "linux.",
     "lunatik_functions": "lunatik.",
     "math_functions": "math.",
@@ -45,7 +46,8 @@ REGISTERED = {
 LIBRARIES = "builtin"
 # Metamethods that a script has no way to call, or sees as something else.
 HIDDEN = {"__eq", "__gc", "__index", "__metatable", "__name"}
-# How a sleepable script gets an object of a class; packets come to callbacks.
+# How a script gets an object of a class, a sleepable one but for handles; packets come
+# to callbacks.
 OBJECTS = {
     "buckets": 'require("bucket").new{rate = 1, burst = 1}',
     "completion": 'require("completion").new()',
@@ -53,6 +55,8 @@ OBJECTS = {
     "data": 'require("data").new(8)',
     "fifo": 'require("fifo").new(8)',
     "inbox": 'require("mailbox").inbox(8)',
+    "handle": """require("netfilter").register{
+      pf = 2, hooknum = 0, priority = 0, hook = function() return 1 end }""",
     "layout": 'require("struct"){ {"field", "I2"} }',
     "outbox": 'require("mailbox").outbox(8)',
     "prefixes": 'require("cidr").new()',
@@ -143,7 +147,7 @@ def policies(page: str) -> set[str]:
 def registered(source: str) -> Iterator[tuple[str, list[str]]]:
     """Each table of functions in a C file: its name, and the names in it."""
     for found in re.finditer(r"\bluaL_Reg (\w+)\[\] = \{(.*?)\n\};", source, re.S):
-        yield found[1], re.findall(r'\{ "(\w+)",', found[2])
+        yield found[1], re.findall(r'\{ "([\w.]+)",', found[2])
 
 
 def metamethods(source: str) -> set[str]:
@@ -224,6 +228,19 @@ def test_the_metamethods_of_the_kernel_module_are_documented():
             code |= {f"{one}{name}" for one in classes for name in rest}
     page = {name for name in in_c(documented(PAGE.read_text())) if ":__" in name}
     assert missing_and_surplus(page, code) == {}
+
+
+def test_the_fields_of_a_registration_are_documented():
+    source = c_files()["libnetfilter.c"]
+    known = re.search(r"known\[\] = \{(.*?)\};", source, re.S)
+    heading, table = re.search(
+        r"^### `netfilter\.register\{(.*?)\}`\n.*?^\| field \| \|\n\|[-|]+\n(.*?)\n\n",
+        PAGE.read_text(),
+        re.M | re.S,
+    ).groups()
+    fields = set(re.findall(r'"(\w+)"', known[1]))
+    assert set(re.findall(r"(\w+) =", heading)) == fields
+    assert set(re.findall(r"^\| `(\w+)`", table, re.M)) == fields
 
 
 def test_every_library_has_a_section_and_every_policy_a_row():
@@ -325,7 +342,8 @@ def test_every_class_has_an_object_to_look_at():
 @pytest.mark.parametrize("class_", OBJECTS)
 def test_the_documented_methods_are_those_of_a_live_object(script, class_):
     source = f"local object = {OBJECTS[class_]} {look(methods(class_))} coroutine.yield()"
-    assert script(source + " return wrong").resume() == b""
+    runtime = script(source + " return wrong", sleep=class_ != "handle")
+    assert runtime.resume() == b""
 
 
 @kernel
@@ -333,6 +351,24 @@ def test_the_documented_methods_are_those_of_a_packet(script, loopback):
     callback = f"local object = skb {look(methods('skb'))} result = wrong"
     source = f"{CALLBACK.format(callback)} coroutine.yield() return result"
     runtime = script(source, sleep=False)
+    loopback()
+    assert runtime.resume() == b""
+
+
+@kernel
+def test_packets_and_views_have_the_methods_of_data(script, loopback):
+    names = ", ".join(f'"{name}"' for name in sorted(methods("data") - {"__len", "resize"}))
+    callback = f"""
+    local view = skb:data()
+    result = ""
+    for _, name in ipairs{{{names}}} do
+      for _, object in ipairs{{skb, view}} do
+        if type(object[name]) ~= "function" then result = result .. " no " .. name end
+      end
+    end
+    assert(#view == #skb and view.resize == nil)
+    """
+    runtime = script(CALLBACK.format(callback) + "coroutine.yield() return result", sleep=False)
     loopback()
     assert runtime.resume() == b""
 
