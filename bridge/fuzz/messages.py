@@ -17,6 +17,7 @@ from bridge.netlink import FAMILY, LunatikMessage
 
 _NETLINK_GENERIC, _SOL_NETLINK, _NO_ENOBUFS = 16, 270, 5
 _CTRL, _GETFAMILY, _GETPOLICY = 0x10, 3, 10
+_POLICY_DUMP = 2
 _FAMILY_ID, _FAMILY_NAME, _POLICY, _OP_POLICY = 1, 2, 8, 9
 REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
 ERROR, _DONE = 2, 3
@@ -65,10 +66,14 @@ class Attribute:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """The family as the kernel describes it: its number, and commands with attributes."""
+    """The family as the kernel describes it: its number, and commands with attributes.
+
+    ``dumps`` are the commands that only answer to a dump.
+    """
 
     number: int
     commands: dict[int, dict[int, Attribute]]
+    dumps: frozenset[int] = frozenset()
 
     @classmethod
     def ask(cls) -> Family:
@@ -80,18 +85,22 @@ class Family:
             wanted = struct.pack("=H", number)
             answers = _talk(sock, _ctrl(_GETPOLICY, REQUEST | _DUMP, _FAMILY_ID, wanted))
         operations: dict[int, int] = {}
+        dumps: set[int] = set()
         policies: dict[int, dict[int, Attribute]] = {}
         for answer_ in answers:
             for kind, payload in pairs(answer_[20:]):
                 if kind == _OP_POLICY:
                     for operation, either in pairs(payload):
-                        operations[operation] = _word(next(pairs(either))[1])
+                        way, index = next(pairs(either))
+                        operations[operation] = _word(index)
+                        if way == _POLICY_DUMP:
+                            dumps.add(operation)
                 elif kind == _POLICY:
-                    for index, attributes in pairs(payload):
+                    for table, attributes in pairs(payload):
                         policy = {n: _attribute(text) for n, text in pairs(attributes)}
-                        policies.setdefault(index, {}).update(policy)
+                        policies.setdefault(table, {}).update(policy)
         commands = {op: policies.get(index, {}) for op, index in operations.items()}
-        return cls(number, commands)
+        return cls(number, commands, frozenset(dumps))
 
 
 def _attribute(text: bytes) -> Attribute:
@@ -330,7 +339,7 @@ class Messages:
         return draft.pack(index & 0xFFFFFFFF)
 
     def _well_formed(self, rng: random.Random, command: int) -> Draft:
-        dump = rng.random() < 0.1
+        dump = rng.random() < (0.9 if command in self._family.dumps else 0.1)
         draft = Draft(self._family.number, command, REQUEST | (_DUMP if dump else 0))
         draft.flags |= rng.choice((0, _ACK))
         for number, one in self._family.commands.get(command, {}).items():

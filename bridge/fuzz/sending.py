@@ -23,7 +23,12 @@ from bridge.fuzz.messages import ERROR, HOOK, REQUEST, Family, Messages, generic
 from bridge.lunatik import Lunatik
 
 BATCH = 256
-PARAMETERS: dict[str, int] = {"body_budget": 20_000, "body_time": 200, "budget": 5_000}
+PARAMETERS: dict[str, int] = {
+    "body_budget": 20_000,
+    "body_time": 200,
+    "body_wait": 20,
+    "budget": 5_000,
+}
 """Limits of the module under which an endless script costs little time."""
 
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000

@@ -29,6 +29,8 @@ METAMETHODS = (
     "gc", "mode", "name", "tostring", "metatable", "pairs",
 )  # fmt: skip
 
+_OPEN = re.compile(r"\nint lunatik_open_(\w+)\(lua_State \*L\)\n\{(.*?)\n\}", re.S)
+
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
@@ -61,7 +63,7 @@ class Vocabulary:
             ]
         return cls(
             functions=tuple(functions),
-            constants=tuple(_constants(texts)),
+            constants=tuple(_constants(texts.values(), libraries)),
             methods=tuple(sorted(methods)),
             libraries=(
                 *libraries,
@@ -84,11 +86,14 @@ def _tables(texts: Iterable[str], kind: str) -> list[tuple[str, str]]:
     return [found for text in texts for found in re.findall(pattern, text, re.S)]
 
 
-def _constants(texts: dict[str, str]) -> list[str]:
+def _constants(texts: Iterable[str], libraries: Iterable[str]) -> list[str]:
+    """Return library.field.NAME of every table of constants that a library opens with."""
     found = []
-    for stem, text in texts.items():
+    for text in texts:
         tables = dict(_tables([text], "lunatik_constant"))
-        for field, table in re.findall(r'lunatik_constants\(L, "(\w+)", (\w+)', text):
-            names = re.findall(r'\{ "(\w+)"', tables.get(table, ""))
-            found += [f"{stem.removeprefix('lib')}.{field}.{name}" for name in names]
+        for library, body in _OPEN.findall(text):
+            for field, table in re.findall(r'\(L, "(\w+)",\s*(\w+)', body):
+                if library in libraries and table in tables:
+                    names = re.findall(r'\{ "(\w+)"', tables[table])
+                    found += [f"{library}.{field}.{name}" for name in names]
     return found

@@ -77,7 +77,7 @@ def test_a_change_without_privilege_is_reported(fuzzed, monkeypatch):
 @pytest.mark.kernel
 def test_the_kernel_names_every_command_of_the_client(lunatik):
     family = Family.ask()
-    assert set(family.commands) == {int(command) for command in Command}
+    assert {*family.commands} == {*Command} - {Command.EVENT}
     name = family.commands[Command.CREATE][2]
     assert name.longest == 63
     assert family.commands[Command.CREATE][4].high == 1
