@@ -47,7 +47,7 @@ MODULE_PARM_DESC(body_time, "milliseconds of CPU a call in process context may t
 /* Generic netlink is locked meanwhile for who registers with it, so it has an end. */
 static unsigned int body_wait = 10 * MSEC_PER_SEC;
 module_param(body_wait, uint, 0644);
-MODULE_PARM_DESC(body_wait, "milliseconds a call in process context may wait for completions, all waits together (default 10,000)");
+MODULE_PARM_DESC(body_wait, "milliseconds a call in process context may sleep and wait for completions, all together (default 10,000)");
 
 /**
  * lunatik_error_set() - say what went wrong

@@ -33,22 +33,31 @@ static int linux_difftime(lua_State *L)
 
 /*
  * linux.schedule([ms]): sleep, or just let others run; only where that is allowed.
- * The runtime is busy meanwhile, for whoever wants to stop it too, hence the limit.
+ * The runtime is busy meanwhile, for whoever wants to stop it too, hence the limits:
+ * on one sleep, and on all that a call sleeps and waits.
  */
 static int linux_schedule(lua_State *L)
 {
+	const struct lunatik_instance *instance = lunatik_instance_of(L);
 	lua_Integer ms = luaL_optinteger(L, 1, 0);
+	long timeout, left;
 
-	if (!lunatik_runtime_of(L)->sleep)
+	if (!instance->sleep)
 		return luaL_error(L, "linux.schedule: only a sleepable runtime can sleep");
 	luaL_argcheck(L, ms >= 0 && ms <= SCHEDULE_MAX_MS, 1,
 		      "0 to 10000 milliseconds");
 	lunatik_check_stack(L);
-	if (ms)
-		schedule_timeout_killable(msecs_to_jiffies(ms));
+	timeout = msecs_to_jiffies(ms);
+	left = max(0L, (long)(instance->wait_end - jiffies));
+	if (timeout)
+		schedule_timeout_killable(min(timeout, left));
 	else
 		cond_resched();
-	return fatal_signal_pending(current) ? luaL_error(L, "killed") : 0;
+	if (fatal_signal_pending(current))
+		return luaL_error(L, "killed");
+	if (timeout > left)
+		return luaL_error(L, "linux.schedule: the call has waited as long as it may (body_wait): sleep for less, or yield in between");
+	return 0;
 }
 
 /**

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from bridge.errors import LuaError
+from bridge.lunatik import Lunatik
 
 pytestmark = pytest.mark.kernel
 
@@ -91,6 +92,25 @@ def test_bad_arguments_are_named(evaluate, call, message):
 def test_a_runtime_that_cannot_sleep_is_told(evaluate):
     with pytest.raises(LuaError, match="only a sleepable runtime can sleep"):
         evaluate("linux.schedule(1)", sleep=False)
+
+
+def test_all_sleeps_of_a_call_together_are_bounded():
+    source = """
+    local linux = require "linux"
+    local ok, why
+    while true do
+      coroutine.yield(ok, why)
+      ok, why = pcall(function() while true do linux.schedule(300) end end)
+    end
+    """
+    with (
+        Lunatik.load(body_wait=1000) as lunatik,
+        lunatik.runtime("s", source=source) as sleeper,
+    ):
+        for _ in range(2):  # each call has a second of its own
+            ok, why = sleeper.resume()
+            assert ok is False
+            assert b"has waited as long as it may (body_wait)" in why
 
 
 def test_a_body_that_sleeps_can_be_killed(lunatik):
