@@ -81,7 +81,24 @@ coroutine.yield()
 return taken.n
 """
 SHARED = """
-local data = require "data"
+local data, rcu, fifo = require "data", require "rcu", require "fifo"
+local counter, completion = require "counter", require "completion"
+local child = lunatik.runtime("echo")
+local t = rcu.table(16)
+for key = 1, 20 do
+  t[key] = key % 2 == 0 and ("z"):rep(key) or data.new(key)
+  t["s" .. key] = key
+end
+rcu.map(t, function(key, value) t[key] = nil end)
+local f = fifo.new(200)
+f:push(("p"):rep(50))
+f:pop(20)
+local c, n = completion.new(), counter.new()
+c:complete()
+c:wait(1)
+child:resume(t, f, c, n, 1)
+lunatik._ENV.tried = t
+lunatik._ENV.tried = nil
 local kept = {}
 for size = 0, 3000, 500 do
   local one = data.new(size)
