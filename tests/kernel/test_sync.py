@@ -7,7 +7,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -18,6 +18,16 @@ from bridge.lunatik import Lunatik, Runtime
 pytestmark = pytest.mark.kernel
 
 both_kinds = pytest.mark.parametrize("sleep", [True, False], ids=["sleepable", "atomic"])
+
+
+# Longer than any test waits, on a machine of any speed.
+BODY_WAIT_MS = 600_000
+
+
+@pytest.fixture
+def lunatik() -> Iterator[Lunatik]:
+    with Lunatik.load(body_wait=BODY_WAIT_MS) as loaded:
+        yield loaded
 
 
 class Caller(threading.Thread):
@@ -247,7 +257,7 @@ class TestCompletion:
         (tmp_path / "w.lua").write_text("coroutine.yield() require('completion').new():wait()")
         (tmp_path / "at_once.lua").write_text("require('completion').new():wait()")
         lunatik.close()
-        with Lunatik.load(root=tmp_path) as loaded:
+        with Lunatik.load(root=tmp_path, body_wait=BODY_WAIT_MS) as loaded:
             for source in (
                 "local rt = lunatik.runtime('w') coroutine.yield() rt:resume()",
                 "coroutine.yield() lunatik.runtime('at_once')",
@@ -295,7 +305,7 @@ lunatik.request(Command.RESUME, [("LUNATIK_A_ID", {waiter.id}),
             "return lunatik._ENV.done:wait()"
         )
         lunatik.close()
-        with Lunatik.load(root=tmp_path) as loaded:
+        with Lunatik.load(root=tmp_path, body_wait=BODY_WAIT_MS) as loaded:
             driver = loaded.runtime(
                 "driver",
                 source="""
@@ -402,7 +412,7 @@ class TestMailbox:
         coroutine.yield()
         local n, sum = 0, 0
         while true do
-          local m = inbox:receive(2000)
+          local m = inbox:receive()
           if m == "end" then return n, sum end
           n, sum = n + 1, sum + tonumber(m)
         end

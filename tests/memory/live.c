@@ -64,9 +64,19 @@ RAW_TRACEPOINT_PROBE(kmalloc)
 	return 0;
 }
 
+// A program that runs already on a CPU is passed over there, and an interrupt may free:
+// so there are two, of which the interrupt meets one at most at work.
 RAW_TRACEPOINT_PROBE(kfree)
 {
 	u64 block = ctx->args[1];
+
+	live.delete(&block);
+	return 0;
+}
+
+TRACEPOINT_PROBE(kmem, kfree)
+{
+	u64 block = (u64)args->ptr;
 
 	live.delete(&block);
 	return 0;

@@ -32,15 +32,40 @@ MANY = 20_000
 OUT_OF_MEMORY = r"not enough memory|errno 12|Cannot allocate memory|error in error handling"
 
 NESTED = """
-local lunatik = require "lunatik"
+local lunatik, data = require "lunatik", require "data"
 local kept
 while true do
   coroutine.yield()
   local child <close> = lunatik.runtime("echo")
-  child:resume("x", 1, true, nil)
+  local sent = data.new(100)
+  assert(child:resume(sent, "x", 1, true, nil) == sent)
+  pcall(child.resume, child, "fail")
   kept = lunatik.runtime("accept", false)
   kept = nil
   collectgarbage()
+end
+"""
+OBJECTS = """
+local rcu, data, fifo = require "rcu", require "data", require "fifo"
+local completion, counter = require "completion", require "counter"
+while true do
+  local t, inner, d = rcu.table(64), rcu.table(64), data.new(100)
+  inner.text = ("x"):rep(300)
+  t.data, t.n, t.on, t[5], t.inner = d, 1, true, ("s"):rep(100), inner
+  t.n, t.on, t[5] = t.n + 1, 7, nil
+  assert(t.data == d and t.n == 2 and #t.inner.text == 300)
+  rcu.map(t, function(key, value) assert(value ~= nil) end)
+  for key in pairs(t) do assert(t[key]) end
+  d:resize(300)
+  d:setstring(0, inner.text)
+  assert(d:getstring(0) == inner.text)
+  local q, done, sum = fifo.new(500), completion.new(), counter.new()
+  q:send(inner.text)
+  assert(q:receive() == inner.text)
+  done:complete()
+  sum:add(5)
+  assert(sum:get() == 5)
+  coroutine.yield()
 end
 """
 CALLBACK = """
@@ -156,6 +181,14 @@ def _nested(lunatik: Lunatik) -> None:
         runtime.resume()
 
 
+def _objects(sleep: bool) -> Callable[[Lunatik], None]:
+    def share(lunatik: Lunatik) -> None:
+        with lunatik.runtime("objects", source=OBJECTS, sleep=sleep) as runtime:
+            runtime.resume()
+
+    return share
+
+
 def _callback(lunatik: Lunatik) -> None:
     with (
         lunatik.runtime("callback", source=CALLBACK, sleep=False) as runtime,
@@ -205,6 +238,8 @@ OPERATIONS = {
     "resume, sleepable": _echo(True),
     "resume, atomic": _echo(False),
     "runtimes of a runtime": _nested,
+    "objects, sleepable": _objects(True),
+    "objects, atomic": _objects(False),
     "callback": _callback,
     "info, list and stop": _requests,
     "failing body": _failing_body,
@@ -250,14 +285,14 @@ def test_every_allocation_that_fails_ends_cleanly(
     tally(f"{number - 1} allocations failed in turn")
 
 
-@pytest.mark.parametrize("number", range(1, 8))
+@pytest.mark.parametrize("number", range(1, 12))
 def test_loading_without_memory_fails_or_succeeds(number):
     with ExitStack() as stack:
         try:
             lunatik = stack.enter_context(Lunatik.load(fail_allocation=number, fail_length=100))
         except ModuleError as error:
             assert "Cannot allocate memory" in str(error)  # noqa: PT017 - or it is loaded
-            assert number < 6
+            assert number < 10
         else:
             (PARAMETERS / "fail_allocation").write_text("0")
             assert lunatik.info().runtimes == 0
