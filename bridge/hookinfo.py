@@ -16,7 +16,7 @@ class HookInfo:
     ``packets`` are those it gave a verdict for: accepted, dropped or queued, by the
     callback or, for ``errors`` and ``reentered``, by the rule ``on_error``. Errors are
     callbacks that failed, ``budget_hits`` those of them that ran too long; reentered
-    are packets that the script itself sent from the Lua state that should see them.
+    are packets that came while their CPU was in the Lua state that should see them.
 
     ``time_ns`` and ``histogram`` are taken while the module's parameter timing is on.
     The histogram counts callbacks: item n those of at least 2**n and less than

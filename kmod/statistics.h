@@ -25,7 +25,7 @@ struct sk_buff;
  * @verdict: packets by verdict; together all packets
  * @errors: callbacks that failed, so that the failure rule gave the verdict
  * @budget_hits: those of them that were ended for running too long
- * @reentered: packets that the instance itself sent, which no callback can see
+ * @reentered: packets that came while their CPU was in the instance
  * @time_ns: time in callbacks, while it is taken
  * @histogram: callbacks by the binary logarithm of their time in ns, while it is taken
  */

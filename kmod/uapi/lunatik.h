@@ -173,7 +173,7 @@ enum lunatik_stop_reason {
  * @LUNATIK_A_QUEUED: u64, those with NF_QUEUE
  * @LUNATIK_A_BUDGET_HITS: u64, those of @LUNATIK_A_ERRORS that were ended for running
  *	too long
- * @LUNATIK_A_REENTERED: u64, packets that the script itself sent from the instance
+ * @LUNATIK_A_REENTERED: u64, packets that came while their CPU was in the Lua state
  *	that should see them: no callback can, so @LUNATIK_A_ONERROR decided
  * @LUNATIK_A_TIME: u64, ns spent in callbacks while the module's parameter timing
  *	was on
