@@ -41,7 +41,7 @@ def tower() -> Iterator[Topology]:
             for floor in range(1, FLOORS + 1):
                 link = f"ip link add link {below} name v{floor} type vlan id {floor}"
                 host.run(link.split(), check=True)
-                host.run(f"ip link set v{floor} up".split(), check=True)
+                host.run(f"ip link set v{floor} up arp on".split(), check=True)
                 below = f"v{floor}"
             host.run(f"ip address add {address}/24 dev {below}".split(), check=True)
         yield topology
