@@ -76,7 +76,8 @@ def _receive(sock: socket.socket, message: bytes, outcome: Outcome) -> None:
             if kind == ERROR:
                 code = -struct.unpack_from("=i", part, 16)[0]
                 outcome.errors[code] += 1
-                if code == 0 and _is_request(message):
+                # the rest of what was sent may be a message of its own
+                if code == 0 and _is_request(message) and part[20:36] == message[:16]:
                     outcome.replies[message[16]] += 1
             elif kind >= _FIRST_FAMILY:
                 outcome.replies[part[16]] += 1

@@ -42,6 +42,7 @@ def test_a_crash_and_a_hang_are_reported_with_their_seed(
 
     # The inner pytest has another home, and would build an image of its own there.
     monkeypatch.setenv("XDG_CACHE_HOME", CACHE_HOME)
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT))
     # The guest knows the project's tree alone, so the cases go there for a moment.
     cases = PROJECT / "tests" / "fuzz" / "test_zz_journal_cases.py"
     cases.write_text(CASES)

