@@ -23,7 +23,7 @@ def child(tmp_path_factory):
     def write(source: str, name: str = "child") -> None:
         (root / f"{name}.lua").write_text(source)
 
-    with Lunatik.load(root=root) as lunatik:
+    with Lunatik.load(root=root, body_time=600_000) as lunatik:
 
         def drive(source: str, *, child: str, sleep: bool) -> object:
             write(child)

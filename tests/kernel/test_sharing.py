@@ -42,8 +42,10 @@ env.packets = require("counter").new()
 
 FORGET = "for key in pairs(lunatik._ENV) do lunatik._ENV[key] = nil end"
 
-# What the slab's own bookkeeping moves by, see test_churn.py.
+# What the slab's own bookkeeping moves by, see test_churn.py. A life has more than 100
+# handles: if their nodes, of 32 bytes, were left behind, that would be 192,000 bytes.
 SLACK_BYTES = 64 * 1024
+LIVES = 60
 
 
 def _objects_bytes() -> int:
@@ -278,7 +280,7 @@ def test_many_lives_of_objects_leave_the_memory_as_it_was(lunatik):
         live(bool(i % 2))
     before = settled()
     empty = _objects_bytes()
-    for i in range(300):
+    for i in range(LIVES):
         live(bool(i % 2))
     assert settled() - before < SLACK_BYTES
     assert _objects_bytes() == empty
