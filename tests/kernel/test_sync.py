@@ -145,7 +145,9 @@ class TestFifo:
             local fill, n = nil, 0
             for _ = 1, 3 do -- a list, since a table that grows leaves room when it cannot
               collectgarbage()
-              pcall(function() while true do n = n + 1 fill = { fill, ("x"):rep(500) .. n } end end)
+              pcall(function()
+                while true do n = n + 1 fill = { fill, ("x"):rep(500) .. n } end
+              end)
             end
             for _ = 1, 30 do fill = fill[1] end
             local ok, message = pcall(q.receive, q)
