@@ -44,6 +44,8 @@ def test_every_command_shown_is_tried_here():
         ".venv/bin/lunabridge lab up",
         ".venv/bin/lunabridge lab shell",
         ".venv/bin/lunabridge list",
+        ".venv/bin/lunabridge stats",
+        ".venv/bin/lunabridge events",
         ".venv/bin/lunabridge lab down",
     }
 
@@ -101,6 +103,9 @@ def test_a_lab_goes_up_lists_its_runtimes_and_goes_down(tmp_path):
             in _run(LUNABRIDGE, "lab", "run", "--", "uname", "-r", env=environment).stdout
         )
         assert json.loads(_run(LUNABRIDGE, "list", "--json", env=environment).stdout) == []
+        assert json.loads(_run(LUNABRIDGE, "stats", "--json", env=environment).stdout) == []
+        heard = _run(LUNABRIDGE, "events", "--json", "--timeout", "1", env=environment)
+        assert heard.stdout == ""
         shell = _run(LUNABRIDGE, "lab", "shell", env=environment, input="exit\n")
         assert shell.returncode == 0
     finally:
