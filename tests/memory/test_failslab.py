@@ -89,7 +89,7 @@ class Faults:
                 yield
             finally:
                 os.write(switch, b"0")
-        self.reached = int((FAULTS / "space").read_text()) == 0
+                self.reached = int((FAULTS / "space").read_text()) == 0
 
 
 @contextmanager
@@ -281,6 +281,7 @@ def test_each_allocation_that_fails_alone_ends_cleanly(
         if not faults.reached:
             break
     assert not faults.reached, f"more than {MANY} allocations"
+    assert number > 1
     tally(f"{number - 1} allocations of the kernel failed in turn")
 
 
@@ -298,6 +299,7 @@ def test_running_out_of_memory_at_any_moment_ends_cleanly(
         if not faults.reached:
             break
     assert not faults.reached
+    assert step > 0
     tally(f"{step} times the kernel ran out of memory")
 
 

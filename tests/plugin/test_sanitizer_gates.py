@@ -57,7 +57,7 @@ PLANTS = [
     _plant("overflow", "KASAN: slab-out-of-bounds in sabotage_overflow", alone=True),
     _plant("invert", "possible circular locking dependency", alone=True),
     _plant("mutex", "sleeping function called", "Invalid wait context", alone=True),
-    _plant("allocate", "sleeping function called"),
+    _plant("allocate", "sleeping function called", alone=True),
 ]
 
 

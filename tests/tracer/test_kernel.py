@@ -158,6 +158,7 @@ def test_a_callback_that_takes_a_mutex_is_caught(sabotage: Sabotage) -> None:
 
 
 @MAY_SLEEP
+@pytest.mark.kernel(alone=True)
 def test_a_callback_that_allocates_with_gfp_kernel_is_caught(sabotage: Sabotage) -> None:
     trace = trace_policy(sabotage, "allocate")
     assert prove(trace, 2).atomic.outcome is VIOLATED
