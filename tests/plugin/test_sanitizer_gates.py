@@ -73,6 +73,7 @@ def test_a_planted_defect_fails_the_test_that_met_it(
 
 
 @pytest.mark.kernel(sanitizer=True)
+@pytest.mark.expects_splat("new suspected memory leaks")
 def test_lost_memory_fails_the_session(pytester):
     result = _run(pytester, "lose")
     result.assert_outcomes(passed=1, errors=1)

@@ -22,7 +22,7 @@
  *
  *	use_after_free	reads memory that it has freed
  *	overflow	writes the byte behind an allocation
- *	lose		an allocation whose only pointer is forgotten
+ *	lose		allocations whose only pointers are forgotten
  *	invert		takes two locks in one order, then in the other
  *
  * A callback after stop cannot be staged with the module's own hook: the memory
@@ -153,9 +153,14 @@ static int sabotage_overflow(struct lua_State *L)
 
 static int sabotage_lose(struct lua_State *L)
 {
-	void *lost = kmalloc(LEAK_BYTES, GFP_ATOMIC);
+	int i;
 
-	OPTIMIZER_HIDE_VAR(lost);
+	/* Several, because a stale copy of the last pointer may keep it "found". */
+	for (i = 0; i < 8; i++) {
+		void *lost = kmalloc(LEAK_BYTES, GFP_ATOMIC);
+
+		OPTIMIZER_HIDE_VAR(lost);
+	}
 	return 0;
 }
 
