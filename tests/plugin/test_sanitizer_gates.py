@@ -81,6 +81,6 @@ def test_lost_memory_fails_the_session(pytester):
         [
             "*at the end of the session:*",
             "*unreferenced object * (size 128):*",
-            "*sabotage_lose*",
+            "*nf_hook_slow*",
         ]
     )
