@@ -3,20 +3,19 @@
 -- resume("block", name), resume("allow", name) change the list while packets flow;
 -- both return how many names are listed. It starts empty.
 local netfilter = require "netfilter"
-local packet = require "packet"
+local blocklist = require "blocklist"
 local dns = require "dns"
 
 local ACCEPT <const>, DROP <const> = netfilter.action.ACCEPT, netfilter.action.DROP
-local UDP <const>, PORT <const>, HEADER <const> = 17, 53, 8
+local UDP <const>, PORT <const> = 17, 53
 
-local blocked, count = {}, 0
+local blocked = blocklist.new()
 
 local function filter(skb)
-  local protocol, offset = packet.transport(skb)
-  if protocol ~= UDP or not offset or skb:u16(offset + 2) ~= PORT then return ACCEPT end
-  if count == 0 then return ACCEPT end
-  local name = dns.question(skb:string(offset + HEADER))
-  if name and dns.listed(name, blocked) then return DROP end
+  if skb:dport() ~= PORT or skb:protocol() ~= UDP or #blocked == 0 then return ACCEPT end
+  local message = skb:payload()
+  local name = message and dns.question(message)
+  if name and blocked:has(name) then return DROP end
   return ACCEPT
 end
 
@@ -27,18 +26,6 @@ netfilter.register{
   hook = filter,
 }
 
-local function change(list, name)
-  name = dns.normal(name)
-  if (blocked[name] or false) ~= list then
-    blocked[name] = list or nil
-    count = count + (list and 1 or -1)
-  end
-end
-
 while true do
-  local verb, name = coroutine.yield(count)
-  if verb ~= "block" and verb ~= "allow" or not name then
-    error('resume takes "block" or "allow", and a name')
-  end
-  change(verb == "block", name)
+  blocked:change(coroutine.yield(#blocked))
 end

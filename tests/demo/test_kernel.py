@@ -56,7 +56,9 @@ def test_the_demonstration_passes_and_leaves_nothing() -> None:
             {"port/4", "port/6"},
         ),
         (
-            lambda text: text.replace("blocked[name] = list or nil", "blocked[name] = true"),
+            lambda text: text.replace(
+                "coroutine.yield(#blocked)", '"block", select(2, coroutine.yield(#blocked))'
+            ),
             {"stream/2"},
         ),
     ],

@@ -57,6 +57,7 @@ OBJECTS = {
     "inbox": 'require("mailbox").inbox(8)',
     "handle": """require("netfilter").register{
       pf = 2, hooknum = 0, priority = 0, hook = function() return 1 end }""",
+    "list": 'require("blocklist").new()',
     "layout": 'require("struct"){ {"field", "I2"} }',
     "outbox": 'require("mailbox").outbox(8)',
     "prefixes": 'require("cidr").new()',

@@ -71,7 +71,7 @@ def test_the_vocabulary_is_that_of_the_module(vocabulary):
         "dns.question",
     } <= {*vocabulary.functions}
     assert {"u16", "resume", "gsub"} <= {*vocabulary.methods}
-    assert {"lunatik", "netfilter", "linux", "dns", "packet"} <= {*vocabulary.libraries}
+    assert {"lunatik", "netfilter", "linux", "dns", "tls"} <= {*vocabulary.libraries}
     assert {"netfilter.family.IPV4", "netfilter.action.DROP"} <= {*vocabulary.constants}
     assert "echo" in vocabulary.scripts
 

@@ -79,16 +79,23 @@ def test_drop_port_finds_the_port_behind_ipv6_extension_headers(load, traffic):
     assert _verdicts(traffic, *passed) == [ACCEPTED] * len(passed)
 
 
-def test_drop_port_lets_later_ipv4_fragments_and_runts_pass_without_errors(load, traffic):
+SCTP, UDP_LITE = 132, 136
+
+
+def test_drop_port_lets_what_has_no_port_or_another_protocol_pass(load, traffic):
     from scapy.layers.inet import IP
 
     runtime = load("drop_port")
+    ports = b"\x9c\x40\0\x35"
     packets = [
         IP(frag=5, proto=17) / (b"\0\x35" * 8),
-        IP(proto=17) / b"\0\x35\0",
+        IP(proto=17) / ports[:3],
         IP(proto=17),
+        IP(proto=SCTP) / ports / bytes(8),
+        IP(proto=UDP_LITE) / ports / bytes(4),
     ]
-    assert _verdicts(traffic, *packets) == [ACCEPTED] * 3
+    assert _verdicts(traffic, *packets) == [ACCEPTED] * len(packets)
+    assert _verdicts(traffic, IP(proto=17) / ports) == [DROPPED]
     assert runtime.info().errors == 0
 
 
@@ -107,7 +114,7 @@ def test_dns_block_drops_listed_names_and_those_below(load, traffic, version):
 
 
 def test_dns_block_lets_what_it_cannot_read_pass_without_errors(load, traffic):
-    from scapy.layers.inet import IP, UDP
+    from scapy.layers.inet import IP, TCP, UDP
 
     runtime = load("dns_block")
     runtime.resume("block", "bad.example")
@@ -121,7 +128,13 @@ def test_dns_block_lets_what_it_cannot_read_pass_without_errors(load, traffic):
         b"\0\1\x81\0\0\1\0\0\0\0\0\0" + b"\3bad\7example\0\0\1\0\1",
         header + b"\0\0\1\0\1",
     ]
+    listed = header + b"\3bad\7example\0\0\1\0\1"
     packets = [IP() / UDP(sport=40000, dport=53) / message for message in messages]
+    packets += [
+        IP() / TCP(sport=40000, dport=53, flags="PA") / listed,
+        IP(proto=17) / b"\x9c\x40\0\x35",
+        IP(proto=17, frag=5) / listed,
+    ]
     assert _verdicts(traffic, *packets) == [ACCEPTED] * len(packets)
     assert runtime.info().errors == 0
 
@@ -174,7 +187,7 @@ def test_sni_block_stops_a_connection_at_its_hello_alone(load, traffic, client_h
 
 
 def test_sni_block_lets_what_it_cannot_read_pass_without_errors(load, traffic, client_hello):
-    from scapy.layers.inet import IP, TCP
+    from scapy.layers.inet import IP, TCP, UDP
 
     runtime = load("sni_block")
     runtime.resume("block", "bad.example")
@@ -191,6 +204,7 @@ def test_sni_block_lets_what_it_cannot_read_pass_without_errors(load, traffic, c
     packets = [IP() / TCP(sport=40000, dport=443, flags="PA") / one for one in data]
     packets += [
         IP() / TCP(sport=40000, dport=443, dataofs=15) / hello[:20],
+        IP() / UDP(sport=40000, dport=443) / hello[:1000],
         IP(proto=6) / b"\x9c\x40\1\xbb\0\0\0\0",
         IP(proto=6, frag=5) / hello[:64],
     ]

@@ -1,4 +1,4 @@
-"""set.lua and struct.lua."""
+"""set.lua, struct.lua and blocklist.lua."""
 
 from __future__ import annotations
 
@@ -21,6 +21,14 @@ local works = {
   size = function() return #values, #set.new() end,
 }
 function work(first, what) return works[what](first) end
+"""
+BLOCKLIST = """
+local list = require("blocklist").new()
+local works = {
+  change = function(name, verb) list:change(verb, name) return #list end,
+  has = function(name) return list:has(name) end,
+}
+function work(name, what, ...) return works[what](name, ...) end
 """
 STRUCT = """
 local struct = require "struct"
@@ -49,6 +57,27 @@ def test_a_set_has_what_was_added(lua):
     assert work.each(["a", "a", "c"], "remove") == [True, False, False]
     assert work.each(["a", "b"], "has") == [False, True]
     assert work(None, "size") == [2, 0]
+
+
+def test_a_blocklist_has_what_was_blocked_and_the_names_below(lua):
+    work = lua(BLOCKLIST)
+    names = ["bad.example", "www.bad.example", "notbad.example", "example", "worse", ""]
+    assert work.each(names, "has") == [False] * 6
+    for name, size in (("Bad.Example.", 1), ("bad.example", 1), ("worse", 2)):
+        assert work(name, "change", "block") == size
+    assert work.each(names, "has") == [True, True, False, False, True, False]
+    for name, size in (("example", 2), ("BAD.example", 1), ("bad.example", 1)):
+        assert work(name, "change", "allow") == size
+    assert work.each(names, "has") == [False] * 4 + [True, False]
+
+
+@pytest.mark.parametrize(
+    ("verb", "name"), [("forbid", "x"), (None, "x"), ("block", None), ("allow", 5), (5, "x")]
+)
+def test_a_blocklist_refuses_other_words_where_it_was_given_them(lua, verb, name):
+    work = lua(BLOCKLIST)
+    with pytest.raises(LuaError, match=r'library:[0-9]+: resume takes "block" or "allow"'):
+        work(name, "change", verb)
 
 
 def _packed(endian: str, values: tuple[int, int, int, bytes, int]) -> bytes:
