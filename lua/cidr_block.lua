@@ -6,11 +6,12 @@ local netfilter = require "netfilter"
 local cidr = require "cidr"
 
 local ACCEPT <const>, DROP <const> = netfilter.action.ACCEPT, netfilter.action.DROP
+local IPV6 <const> = netfilter.family.IPV6
 
 local listed = cidr.new()
 
 local function source(skb)
-  if skb:u8(0) >> 4 == 6 then return skb:string(8, 16) end
+  if skb:family() == IPV6 then return skb:saddr() end
   return skb:u32(12)
 end
 

@@ -9,11 +9,12 @@ local bucket = require "bucket"
 
 local RATE <const>, BURST <const>, KEYS <const> = 100, 200, 1024
 local ACCEPT <const>, DROP <const> = netfilter.action.ACCEPT, netfilter.action.DROP
+local IPV6 <const> = netfilter.family.IPV6
 
 local buckets, dropped = bucket.new{ rate = RATE, burst = BURST, keys = KEYS }, 0
 
 local function source(skb)
-  if skb:u8(0) >> 4 == 6 then return skb:string(8, 8) end
+  if skb:family() == IPV6 then return skb:string(8, 8) end
   return skb:u32(12)
 end
 
