@@ -68,7 +68,10 @@ static int control_fail(struct sk_buff *request, struct genl_info *info,
 	int errno = error->errno;
 
 	if (!error->text) {
-		NL_SET_ERR_MSG(info->extack, "not enough memory to say what failed");
+		if (error->ran)
+			NL_SET_ERR_MSG(info->extack, LUNATIK_RESULTS_LOST "not enough memory to say why");
+		else
+			NL_SET_ERR_MSG(info->extack, "not enough memory to say what failed");
 		return errno;
 	}
 	ack._msg = error->text;
@@ -92,30 +95,24 @@ int lunatik_control_capable(struct sk_buff *skb, struct netlink_ext_ack *extack)
 	return -EPERM;
 }
 
-static struct sk_buff *reply_begin(struct genl_info *info, int cmd, size_t size,
-				   void **header)
+static struct sk_buff *reply_begin(struct genl_info *info, int cmd)
 {
 	struct sk_buff *msg;
 
-	msg = lunatik_memory_fails() ? NULL : genlmsg_new(size, GFP_KERNEL);
-	if (!msg)
-		return NULL;
-	*header = genlmsg_put_reply(msg, info, &lunatik_family, 0, cmd);
-	if (!*header) {
-		nlmsg_free(msg);
-		return NULL;
-	}
+	msg = lunatik_memory_fails() ? NULL :
+		genlmsg_new(GENLMSG_DEFAULT_SIZE, GFP_KERNEL);
+	if (msg) /* which has room for the header */
+		genlmsg_put_reply(msg, info, &lunatik_family, 0, cmd);
 	return msg;
 }
 
-static int reply_end(struct sk_buff *msg, struct genl_info *info, void *header,
-		     int errno)
+static int reply_end(struct sk_buff *msg, struct genl_info *info, int errno)
 {
 	if (errno) {
 		nlmsg_free(msg);
 		return errno;
 	}
-	genlmsg_end(msg, header);
+	nlmsg_end(msg, nlmsg_hdr(msg));
 	return genlmsg_reply(msg, info);
 }
 
@@ -125,11 +122,9 @@ static int control_info(struct sk_buff *skb, struct genl_info *info)
 {
 	u64 limit, taken = lunatik_memory_taken(&limit);
 	struct sk_buff *msg;
-	void *header;
 	int errno = 0;
 
-	msg = reply_begin(info, LUNATIK_CMD_INFO_GET, GENLMSG_DEFAULT_SIZE,
-			  &header);
+	msg = reply_begin(info, LUNATIK_CMD_INFO_GET);
 	if (!msg)
 		return -ENOMEM;
 	if (nla_put_string(msg, LUNATIK_A_VERSION, LUNATIK_VERSION) ||
@@ -139,7 +134,7 @@ static int control_info(struct sk_buff *skb, struct genl_info *info)
 	    nla_put_u64_64bit(msg, LUNATIK_A_MEMORY, taken, LUNATIK_A_PAD) ||
 	    nla_put_u64_64bit(msg, LUNATIK_A_MEMORY_LIMIT, limit, LUNATIK_A_PAD))
 		errno = -EMSGSIZE;
-	return reply_end(msg, info, header, errno);
+	return reply_end(msg, info, errno);
 }
 
 /* RUNTIME_GET */
@@ -200,7 +195,6 @@ static int control_get(struct sk_buff *skb, struct genl_info *info)
 {
 	struct lunatik_runtime *rt;
 	struct sk_buff *msg;
-	void *header;
 	int errno;
 
 	errno = lunatik_control_capable(skb, info->extack);
@@ -209,9 +203,8 @@ static int control_get(struct sk_buff *skb, struct genl_info *info)
 	rt = control_find(skb, info, &errno);
 	if (!rt)
 		return errno;
-	msg = reply_begin(info, LUNATIK_CMD_RUNTIME_GET, GENLMSG_DEFAULT_SIZE,
-			  &header);
-	errno = msg ? reply_end(msg, info, header, put_runtime(msg, rt)) : -ENOMEM;
+	msg = reply_begin(info, LUNATIK_CMD_RUNTIME_GET);
+	errno = msg ? reply_end(msg, info, put_runtime(msg, rt)) : -ENOMEM;
 	lunatik_runtime_put(rt);
 	return errno;
 }
@@ -282,7 +275,6 @@ static int control_create(struct sk_buff *skb, struct genl_info *info)
 	struct lunatik_spec spec = {};
 	struct lunatik_runtime *rt;
 	struct sk_buff *msg;
-	void *header;
 	int errno;
 
 	errno = lunatik_control_capable(skb, info->extack);
@@ -305,7 +297,7 @@ static int control_create(struct sk_buff *skb, struct genl_info *info)
 			       "a sleepable runtime has no callbacks: breaker needs sleep=0");
 		return -EINVAL;
 	}
-	msg = reply_begin(info, LUNATIK_CMD_CREATE, GENLMSG_DEFAULT_SIZE, &header);
+	msg = reply_begin(info, LUNATIK_CMD_CREATE);
 	if (!msg)
 		return -ENOMEM;
 	spec.net = control_net(info);
@@ -321,7 +313,7 @@ static int control_create(struct sk_buff *skb, struct genl_info *info)
 	}
 	errno = put_runtime(msg, rt);
 	lunatik_runtime_put(rt);
-	return reply_end(msg, info, header, errno);
+	return reply_end(msg, info, errno);
 }
 
 /* RESUME */
@@ -433,19 +425,18 @@ static size_t values_size(const struct lunatik_values *values)
 	return size;
 }
 
-static int resume_reply(struct genl_info *info, struct lunatik_runtime *rt,
-			const struct lunatik_values *results)
+/* What a resumed script has yielded or returned; most of it fits the message as it is. */
+static int put_results(struct sk_buff *msg, const struct lunatik_values *results,
+		       struct netlink_ext_ack *extack)
 {
-	struct sk_buff *msg;
-	void *header;
-	int errno;
+	size_t size = values_size(results);
 
-	msg = reply_begin(info, LUNATIK_CMD_RESUME,
-			  GENLMSG_DEFAULT_SIZE + values_size(results), &header);
-	if (!msg)
+	if (size > skb_tailroom(msg) &&
+	    (lunatik_memory_fails() || pskb_expand_head(msg, 0, size, GFP_KERNEL))) {
+		NL_SET_ERR_MSG(extack, LUNATIK_RESULTS_LOST "not enough memory");
 		return -ENOMEM;
-	errno = put_runtime(msg, rt) ?: put_values(msg, results);
-	return reply_end(msg, info, header, errno);
+	}
+	return put_values(msg, results);
 }
 
 static int control_resume(struct sk_buff *skb, struct genl_info *info)
@@ -453,6 +444,7 @@ static int control_resume(struct sk_buff *skb, struct genl_info *info)
 	struct lunatik_values *args, *results = NULL;
 	struct lunatik_error error = {};
 	struct lunatik_runtime *rt;
+	struct sk_buff *msg;
 	int errno;
 
 	errno = lunatik_control_capable(skb, info->extack);
@@ -466,13 +458,21 @@ static int control_resume(struct sk_buff *skb, struct genl_info *info)
 		errno = PTR_ERR(args);
 		goto put;
 	}
-	errno = lunatik_runtime_resume(rt, NULL, args, &results, &error);
-	lunatik_values_free(args);
-	if (errno)
+	msg = reply_begin(info, LUNATIK_CMD_RESUME);
+	errno = -ENOMEM;
+	if (!msg)
+		goto free_args;
+	if (lunatik_runtime_resume(rt, NULL, args, &results, &error)) {
+		nlmsg_free(msg);
 		errno = control_fail(skb, info, &error);
-	else
-		errno = resume_reply(info, rt, results);
+	} else {
+		errno = put_runtime(msg, rt) ?:
+			put_results(msg, results, info->extack);
+		errno = reply_end(msg, info, errno);
+	}
 	lunatik_values_free(results);
+free_args:
+	lunatik_values_free(args);
 put:
 	lunatik_runtime_put(rt);
 	return errno;
@@ -486,7 +486,6 @@ static int control_replace(struct sk_buff *skb, struct genl_info *info)
 	struct lunatik_spec spec = {};
 	struct lunatik_runtime *rt;
 	struct sk_buff *msg;
-	void *header;
 	int errno;
 
 	errno = lunatik_control_capable(skb, info->extack);
@@ -498,7 +497,7 @@ static int control_replace(struct sk_buff *skb, struct genl_info *info)
 	rt = control_find(skb, info, &errno);
 	if (!rt)
 		return errno;
-	msg = reply_begin(info, LUNATIK_CMD_REPLACE, GENLMSG_DEFAULT_SIZE, &header);
+	msg = reply_begin(info, LUNATIK_CMD_REPLACE);
 	errno = -ENOMEM;
 	if (!msg)
 		goto put;
@@ -506,7 +505,7 @@ static int control_replace(struct sk_buff *skb, struct genl_info *info)
 		nlmsg_free(msg);
 		errno = control_fail(skb, info, &error);
 	} else {
-		errno = reply_end(msg, info, header, put_runtime(msg, rt));
+		errno = reply_end(msg, info, put_runtime(msg, rt));
 	}
 put:
 	lunatik_runtime_put(rt);

@@ -374,6 +374,7 @@ void lunatik_instance_unlock(struct lunatik_instance *instance)
  * @value: the error value, where it may cross to the caller
  * @nested: the caller is Lua, which wants the message without a traceback
  * @errno: what kept the script from being loaded
+ * @ran: a resumed body gave control back without an error
  * @pending: results still on the body's stack
  */
 struct instance_call {
@@ -383,6 +384,7 @@ struct instance_call {
 	struct lunatik_values *results;
 	struct lunatik_values *value;
 	bool nested;
+	bool ran;
 	int errno;
 	int pending;
 };
@@ -439,6 +441,7 @@ static void body_run(lua_State *L, struct instance_call *call, int nargs)
 	}
 	WRITE_ONCE(instance->state, status == LUA_YIELD ?
 		   LUNATIK_STATE_YIELDED : LUNATIK_STATE_FINISHED);
+	call->ran = !call->spec;
 	/* what a body returns at its creation nobody sees */
 	call->results = lunatik_values_get(L, body,
 					   lua_gettop(body) - call->pending + 1,
@@ -574,8 +577,11 @@ static int instance_enter(struct lunatik_instance *instance,
 		lunatik_instance_failed(instance, 0, lunatik_message(L, -1),
 					exceeded);
 		lunatik_error_set(error, preemptible ? GFP_KERNEL : GFP_ATOMIC,
-				  errno, "%s", lunatik_message(L, -1));
+				  errno, "%s%s",
+				  call->ran ? LUNATIK_RESULTS_LOST : "",
+				  lunatik_message(L, -1));
 		error->value = call->value;
+		error->ran = call->ran;
 	}
 	lua_settop(L, 0);
 	return errno;

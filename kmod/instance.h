@@ -36,12 +36,17 @@ struct watchdog;
  * @errno: negative errno
  * @text: message and traceback, kmalloc'ed, or NULL; see lunatik_error_free()
  * @value: the error value itself, where the caller is Lua and it may cross, or NULL
+ * @ran: the script ran as asked, and what it yielded or returned is lost
  */
 struct lunatik_error {
 	int errno;
 	char *text;
 	struct lunatik_values *value;
+	bool ran;
 };
+
+/* Begins the text of an error that is @ran. */
+#define LUNATIK_RESULTS_LOST	"the script ran, but its results are lost: "
 
 __printf(4, 5)
 int lunatik_error_set(struct lunatik_error *error, gfp_t gfp, int errno,

@@ -67,6 +67,13 @@ while true do
   coroutine.yield()
 end
 """
+COUNTING = """
+local text, resumed = ("x"):rep(SIZE), 0
+while true do
+  coroutine.yield(resumed, text)
+  resumed = resumed + 1
+end
+"""
 CALLBACK = """
 local nf = require "netfilter"
 local kept = {}
@@ -280,6 +287,32 @@ def test_every_allocation_that_fails_ends_cleanly(
     assert failed is None
     assert not failure.reached, f"more than {MANY} allocations"
     tally(f"{number - 1} allocations failed in turn")
+
+
+@pytest.mark.parametrize("length", LENGTHS, ids=["one", "two", "all"])
+@pytest.mark.parametrize("size", [10, 10_000], ids=["short", "long"])
+@pytest.mark.parametrize("sleep", [True, False], ids=["sleepable", "atomic"])
+def test_who_loses_results_learns_that_the_script_ran(lunatik, failure, sleep, size, length):
+    source = COUNTING.replace("SIZE", str(size))
+    lost = 0
+    with lunatik.runtime("counting", source=source, sleep=sleep) as runtime:
+        before, _ = runtime.resume()
+        for number in range(1, MANY):
+            message = ""
+            with failure.of(number, length):
+                try:
+                    runtime.resume()
+                except LuaError as error:
+                    message = error.message
+            after, _ = runtime.resume()
+            ran = after - before == 2
+            before = after
+            told = message.startswith("the script ran, but its results are lost")
+            assert told == (ran and bool(message)), (number, ran, message)
+            lost += told
+            if not failure.reached:
+                break
+    assert lost > 0
 
 
 @pytest.mark.parametrize("number", range(1, 12))
