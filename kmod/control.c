@@ -141,11 +141,12 @@ static int control_info(struct sk_buff *skb, struct genl_info *info)
 
 static int put_runtime(struct sk_buff *msg, struct lunatik_runtime *rt)
 {
+	struct lunatik_message last_error = lunatik_runtime_last_error(rt);
 	struct lunatik_sum sum;
 
 	lunatik_runtime_sum(rt, &sum);
 	if (nla_put_u32(msg, LUNATIK_A_ID, rt->id) ||
-	    nla_put_string(msg, LUNATIK_A_NAME, rt->name) ||
+	    nla_put_string(msg, LUNATIK_A_NAME, lunatik_runtime_name(rt).text) ||
 	    nla_put_u8(msg, LUNATIK_A_SLEEP, rt->sleep) ||
 	    nla_put_u32(msg, LUNATIK_A_NETNS_INO, READ_ONCE(rt->netns)) ||
 	    nla_put_u8(msg, LUNATIK_A_PERCPU, rt->percpu) ||
@@ -164,8 +165,8 @@ static int put_runtime(struct sk_buff *msg, struct lunatik_runtime *rt)
 	    nla_put_u64_64bit(msg, LUNATIK_A_ERRORS, sum.errors,
 			      LUNATIK_A_PAD))
 		return -EMSGSIZE;
-	if (rt->last_error[0] &&
-	    nla_put_string(msg, LUNATIK_A_LAST_ERROR, rt->last_error))
+	if (last_error.text[0] &&
+	    nla_put_string(msg, LUNATIK_A_LAST_ERROR, last_error.text))
 		return -EMSGSIZE;
 	return 0;
 }

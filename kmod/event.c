@@ -136,7 +136,7 @@ static struct sk_buff *event_begin(const struct lunatik_runtime *rt,
 	nla_put_u32(msg, LUNATIK_A_EVENT, event);
 	nla_put_u64_64bit(msg, LUNATIK_A_WHEN, ktime_get_ns(), LUNATIK_A_PAD);
 	nla_put_u32(msg, LUNATIK_A_ID, rt->id);
-	nla_put_string(msg, LUNATIK_A_NAME, rt->name);
+	nla_put_string(msg, LUNATIK_A_NAME, lunatik_runtime_name(rt).text);
 	return msg;
 }
 

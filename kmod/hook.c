@@ -91,7 +91,7 @@ static void hook_break(struct lunatik_instance *instance, u32 number)
 	list_for_each_entry(hook, &instance->hooks, list)
 		lunatik_hook_unregister(hook);
 	pr_warn_ratelimited("runtime %u (%s): stopped, because %u callbacks in a row have failed\n",
-			    rt->id, rt->name, rt->breaker);
+			    rt->id, lunatik_runtime_name(rt).text, rt->breaker);
 	lunatik_event_broken(rt, number);
 	lunatik_runtime_break(rt);
 }

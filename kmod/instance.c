@@ -615,13 +615,13 @@ void lunatik_instance_failed(struct lunatik_instance *instance, u32 hook,
 {
 	struct lunatik_runtime *rt = instance->runtime;
 
-	/* One byte less, so that whoever reads it meanwhile finds an end. */
-	strscpy(rt->last_error, message, sizeof(rt->last_error) - 1);
+	lunatik_runtime_keep_error(rt, message);
 	trace_runtime_error(rt->id, hook, message);
 	lunatik_event_failed(rt, hook, message, exceeded);
 	if (hook)
-		pr_warn_ratelimited("runtime %u (%s): %s\n", rt->id, rt->name,
-				    rt->last_error);
+		pr_warn_ratelimited("runtime %u (%s): %.*s\n", rt->id,
+				    lunatik_runtime_name(rt).text,
+				    LUNATIK_MESSAGE_MAX - 1, message);
 }
 
 /**

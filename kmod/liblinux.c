@@ -157,24 +157,26 @@ int lunatik_random(lua_State *L)
 void lunatik_log(const struct lunatik_runtime *rt, int level, const char *text)
 {
 	static DEFINE_RATELIMIT_STATE(limit, DEFAULT_RATELIMIT_INTERVAL, 100);
+	struct lunatik_name name;
 
 	if (!__ratelimit(&limit))
 		return;
+	name = lunatik_runtime_name(rt);
 	switch (level) {
 	case LUNATIK_LOG_DEBUG:
-		pr_debug(LINE, rt->id, rt->name, text);
+		pr_debug(LINE, rt->id, name.text, text);
 		break;
 	case LUNATIK_LOG_INFO:
-		pr_info(LINE, rt->id, rt->name, text);
+		pr_info(LINE, rt->id, name.text, text);
 		break;
 	case LUNATIK_LOG_NOTICE:
-		pr_notice(LINE, rt->id, rt->name, text);
+		pr_notice(LINE, rt->id, name.text, text);
 		break;
 	case LUNATIK_LOG_WARN:
-		pr_warn(LINE, rt->id, rt->name, text);
+		pr_warn(LINE, rt->id, name.text, text);
 		break;
 	default:
-		pr_err(LINE, rt->id, rt->name, text);
+		pr_err(LINE, rt->id, name.text, text);
 	}
 }
 

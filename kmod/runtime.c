@@ -30,6 +30,68 @@ static unsigned int runtime_after(const struct lunatik_runtime *rt, unsigned int
 	for ((i) = 0; (i) < lunatik_runtime_width(rt); \
 	     (i) = runtime_after(rt, i))
 
+/* Texts */
+
+static void runtime_rename(struct lunatik_runtime *rt, const char *name)
+{
+	write_seqlock_bh(&rt->texts);
+	strscpy(rt->name.text, name, sizeof(rt->name.text));
+	write_sequnlock_bh(&rt->texts);
+}
+
+/**
+ * lunatik_runtime_name() - the name of the script in charge
+ * @rt: runtime
+ *
+ * Context: any but a hard interrupt.
+ * Return: a copy, for another script may take over.
+ */
+struct lunatik_name lunatik_runtime_name(const struct lunatik_runtime *rt)
+{
+	struct lunatik_name name;
+	unsigned int seq;
+
+	do {
+		seq = read_seqbegin(&rt->texts);
+		name = rt->name;
+	} while (read_seqretry(&rt->texts, seq));
+	return name;
+}
+
+/**
+ * lunatik_runtime_last_error() - the message of the latest failure
+ * @rt: runtime
+ *
+ * Context: any but a hard interrupt.
+ * Return: a copy, for another failure may follow.
+ */
+struct lunatik_message
+lunatik_runtime_last_error(const struct lunatik_runtime *rt)
+{
+	struct lunatik_message message;
+	unsigned int seq;
+
+	do {
+		seq = read_seqbegin(&rt->texts);
+		message = rt->last_error;
+	} while (read_seqretry(&rt->texts, seq));
+	return message;
+}
+
+/**
+ * lunatik_runtime_keep_error() - remember the latest failure
+ * @rt: runtime
+ * @message: what Lua said; of a long one the beginning is kept
+ *
+ * Context: any but a hard interrupt.
+ */
+void lunatik_runtime_keep_error(struct lunatik_runtime *rt, const char *message)
+{
+	write_seqlock_bh(&rt->texts);
+	strscpy(rt->last_error.text, message, sizeof(rt->last_error.text));
+	write_sequnlock_bh(&rt->texts);
+}
+
 /* Create */
 
 static void runtime_stop_work(struct work_struct *work);
@@ -49,11 +111,12 @@ static struct lunatik_runtime *runtime_alloc(const struct lunatik_spec *spec,
 	mutex_init(&rt->life);
 	mutex_init(&rt->slots_lock);
 	spin_lock_init(&rt->lock);
+	seqlock_init(&rt->texts);
 	INIT_LIST_HEAD(&rt->slots);
 	INIT_WORK(&rt->stop_work, runtime_stop_work);
 	INIT_WORK(&rt->break_work, runtime_break_work);
 	INIT_WORK(&rt->prune_work, runtime_prune_work);
-	strscpy(rt->name, spec->name, sizeof(rt->name));
+	runtime_rename(rt, spec->name);
 	rt->sleep = spec->sleep;
 	rt->percpu = spec->percpu;
 	rt->breaker = spec->breaker;
@@ -199,7 +262,7 @@ struct lunatik_runtime *lunatik_runtime_create(const struct lunatik_spec *spec,
 		return NULL;
 	}
 	atomic_inc(&runtimes_alive);
-	trace_runtime_create(rt->id, rt->name, rt->sleep, rt->netns);
+	trace_runtime_create(rt->id, rt->name.text, rt->sleep, rt->netns);
 	lunatik_event_created(rt);
 	if (runtime_instantiate(rt, spec, rt->instance, error)) {
 		runtime_close(rt, LUNATIK_STOP_CREATE_FAILED);
@@ -488,7 +551,7 @@ int lunatik_runtime_replace(struct lunatik_runtime *rt,
 		errno = runtime_instantiate(rt, spec, instance, error) ?:
 			runtime_take_over(rt, instance, error);
 	if (!errno) {
-		strscpy(rt->name, spec->name, sizeof(rt->name));
+		runtime_rename(rt, spec->name);
 		WRITE_ONCE(rt->generation, rt->generation + 1);
 		trace_runtime_replace(rt->id, rt->generation, rt->slot_count);
 		lunatik_event_replaced(rt);

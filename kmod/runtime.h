@@ -13,6 +13,7 @@
  *	slots_lock  mutex; the list of slots
  *	the locks of instances, see instance.h
  *	lock	 spinlock; which instances there are
+ *	texts	 seqlock; what is told of in any context while it changes
  * A task that already runs in a runtime only ever tries the locks of another one,
  * so no cycle of runtimes can deadlock.
  */
@@ -23,6 +24,7 @@
 #include <linux/kref.h>
 #include <linux/list.h>
 #include <linux/mutex.h>
+#include <linux/seqlock.h>
 #include <linux/spinlock.h>
 #include <linux/types.h>
 #include <linux/wait.h>
@@ -37,6 +39,22 @@
 
 #define LUNATIK_NAME_MAX	64
 #define LUNATIK_MESSAGE_MAX	192
+
+/**
+ * struct lunatik_name - copy of a runtime's name
+ * @text: the name
+ */
+struct lunatik_name {
+	char text[LUNATIK_NAME_MAX];
+};
+
+/**
+ * struct lunatik_message - copy of a failure's message
+ * @text: the beginning of the message, or nothing
+ */
+struct lunatik_message {
+	char text[LUNATIK_MESSAGE_MAX];
+};
 
 /**
  * struct lunatik_runtime - see the top of this file
@@ -55,9 +73,10 @@
  * @slot_count: length of @slots
  * @past: counters of slots that are no more; protected by @slots_lock
  * @slots_rtnl: whoever holds @slots_lock holds the rtnl too
- * @last_error: message of the latest failure
  * @event_limit: of the failures that events tell of
+ * @texts: see Locks; protects @name and @last_error
  * @name: of the script
+ * @last_error: message of the latest failure
  * @refs: references
  * @stop_work: stops a runtime that its owner's collector met at work
  * @break_work: stops a runtime whose callbacks failed too often
@@ -81,9 +100,10 @@ struct lunatik_runtime {
 	u32 slot_count;
 	struct lunatik_statistics past;
 	bool slots_rtnl;
-	char last_error[LUNATIK_MESSAGE_MAX];
 	struct lunatik_event_limit event_limit;
-	char name[LUNATIK_NAME_MAX];
+	seqlock_t texts;
+	struct lunatik_name name;
+	struct lunatik_message last_error;
 	struct kref refs;
 	struct work_struct stop_work;
 	struct work_struct break_work;
@@ -169,6 +189,10 @@ void lunatik_runtime_collect(struct lunatik_runtime *rt);
 void lunatik_runtime_break(struct lunatik_runtime *rt);
 void lunatik_runtime_prune(struct lunatik_runtime *rt);
 void lunatik_runtime_sum(struct lunatik_runtime *rt, struct lunatik_sum *sum);
+struct lunatik_name lunatik_runtime_name(const struct lunatik_runtime *rt);
+struct lunatik_message
+lunatik_runtime_last_error(const struct lunatik_runtime *rt);
+void lunatik_runtime_keep_error(struct lunatik_runtime *rt, const char *message);
 
 struct lunatik_runtime *lunatik_runtime_find(u32 id);
 struct lunatik_runtime *lunatik_runtime_next(u32 *id);

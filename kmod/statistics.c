@@ -151,7 +151,8 @@ static int put_slot(struct sk_buff *msg, const struct lunatik_slot *slot,
 	for (i = 0; i < lunatik_runtime_width(slot->runtime); i++)
 		lunatik_statistics_add(&sum, &slot->hook[i].statistics);
 	if (nla_put_u32(msg, LUNATIK_A_ID, slot->runtime->id) ||
-	    nla_put_string(msg, LUNATIK_A_NAME, slot->runtime->name) ||
+	    nla_put_string(msg, LUNATIK_A_NAME,
+			   lunatik_runtime_name(slot->runtime).text) ||
 	    nla_put_u32(msg, LUNATIK_A_HOOK, slot->number) ||
 	    nla_put_u32(msg, LUNATIK_A_ONERROR, hook->on_error))
 		return -EMSGSIZE;
