@@ -221,9 +221,10 @@ static int runtime_publish(struct lunatik_runtime *rt,
 	/* Nobody knows the runtime, and a script may be creating it: never waits. */
 	WARN_ON_ONCE(!mutex_trylock(&rt->life));
 	kref_get(&rt->refs);
-	xa_store(&runtimes, rt->id, rt, GFP_KERNEL);
+	/* First, because whoever finds the runtime may resume it. */
 	trace_runtime_arm(rt->id, rt->instance[0]->hook_count);
 	lunatik_event_armed(rt, rt->instance[0]->hook_count);
+	xa_store(&runtimes, rt->id, rt, GFP_KERNEL);
 	errno = lunatik_slots_prepare(rt, rt->instance, error);
 	if (!errno)
 		lunatik_slots_finish(rt);
@@ -347,13 +348,13 @@ static int resume_one(struct lunatik_runtime *rt, unsigned int i,
 	errno = check_resumable(instance, error);
 	if (errno)
 		goto unlock;
-	trace_runtime_resume(rt->id);
+	trace_runtime_resume(rt->id, i);
 	lunatik_event_resumed(rt);
 	errno = lunatik_instance_resume(instance, outer, args, results, error);
 	outcome = errno ? LUNATIK_OUTCOME_ERROR :
 		instance->state == LUNATIK_STATE_YIELDED ?
 		LUNATIK_OUTCOME_YIELDED : LUNATIK_OUTCOME_RETURNED;
-	trace_runtime_yield(rt->id, outcome);
+	trace_runtime_yield(rt->id, outcome, i);
 	lunatik_event_yielded(rt, outcome);
 unlock:
 	lunatik_instance_unlock(instance);

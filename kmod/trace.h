@@ -54,32 +54,40 @@ TRACE_EVENT(runtime_arm,
 	TP_printk("id=%u hooks=%u", __entry->id, __entry->hooks)
 );
 
-/* Somebody resumes the body; runtime_yield follows on the same task. */
+/*
+ * Somebody resumes the body in a Lua state: that of which CPU, where there are
+ * several, else 0. Its runtime_yield follows on the same task.
+ */
 TRACE_EVENT(runtime_resume,
-	TP_PROTO(u32 id),
-	TP_ARGS(id),
+	TP_PROTO(u32 id, u32 state),
+	TP_ARGS(id, state),
 	TP_STRUCT__entry(
 		__field(u32, id)
+		__field(u32, state)
 	),
 	TP_fast_assign(
 		__entry->id = id;
+		__entry->state = state;
 	),
-	TP_printk("id=%u", __entry->id)
+	TP_printk("id=%u state=%u", __entry->id, __entry->state)
 );
 
 /* The resumed body gave control back; outcome is an enum lunatik_outcome. */
 TRACE_EVENT(runtime_yield,
-	TP_PROTO(u32 id, u32 outcome),
-	TP_ARGS(id, outcome),
+	TP_PROTO(u32 id, u32 outcome, u32 state),
+	TP_ARGS(id, outcome, state),
 	TP_STRUCT__entry(
 		__field(u32, id)
 		__field(u32, outcome)
+		__field(u32, state)
 	),
 	TP_fast_assign(
 		__entry->id = id;
 		__entry->outcome = outcome;
+		__entry->state = state;
 	),
-	TP_printk("id=%u outcome=%u", __entry->id, __entry->outcome)
+	TP_printk("id=%u outcome=%u state=%u", __entry->id, __entry->outcome,
+		  __entry->state)
 );
 
 /* The state is closed. bytes is what it still held: anything but 0 is a leak. */

@@ -279,13 +279,13 @@ int on_runtime_arm(struct bpf_raw_tracepoint_args *ctx)
 
 int on_runtime_resume(struct bpf_raw_tracepoint_args *ctx)
 {
-	lifecycle(RESUME, ctx->args[0], 0, 0);
+	lifecycle(RESUME, ctx->args[0], 0, (u32)ctx->args[1]);
 	return 0;
 }
 
 int on_runtime_yield(struct bpf_raw_tracepoint_args *ctx)
 {
-	lifecycle(YIELD, ctx->args[0], (u32)ctx->args[1], 0);
+	lifecycle(YIELD, ctx->args[0], (u32)ctx->args[1], (u32)ctx->args[2]);
 	return 0;
 }
 

@@ -311,12 +311,14 @@ _LIFE = {
 _NEXT: dict[Kind | None, frozenset[Kind]] = {
     None: frozenset({Kind.CREATE}),
     Kind.CREATE: frozenset({Kind.ARM, Kind.STOP}),
-    Kind.ARM: frozenset({Kind.RESUME, Kind.REPLACE, Kind.STOP}),
+    Kind.ARM: frozenset({Kind.RESUME, Kind.STOP}),
     Kind.RESUME: frozenset({Kind.YIELD}),
-    Kind.YIELD: frozenset({Kind.RESUME, Kind.REPLACE, Kind.STOP}),
-    Kind.REPLACE: frozenset({Kind.RESUME, Kind.REPLACE, Kind.STOP}),
+    Kind.YIELD: frozenset({Kind.RESUME, Kind.STOP}),
     Kind.STOP: frozenset(),
 }
+# A replacement is told of after the new script took over, which may be resumed already.
+_OF_ONE_STATE = frozenset({Kind.RESUME, Kind.YIELD})
+_REPLACEABLE = frozenset({Kind.ARM, Kind.RESUME, Kind.YIELD})
 
 
 def _lifecycle(trace: Trace, gaps: tuple[str, ...]) -> Property:
@@ -344,19 +346,45 @@ def _lifecycle(trace: Trace, gaps: tuple[str, ...]) -> Property:
 
 def _life(trace: Trace, runtime: int) -> tuple[list[Violation], list[str]]:
     """Check the order of one runtime's events, and what the module says it held."""
+    timeline = trace.timeline(runtime)
+    states = {event.state for event in timeline if event.kind in _OF_ONE_STATE} or {0}
+    violations = [
+        one
+        for state in sorted(states)
+        for one in _life_of_state(
+            event
+            for event in timeline
+            if event.kind not in _OF_ONE_STATE or event.state == state
+        )
+    ]
+    stopped = any(event.kind is Kind.STOP for event in timeline)
+    gaps = [] if stopped else [f"runtime {runtime} was not stopped"]
+    return list(dict.fromkeys(violations)), gaps
+
+
+def _life_of_state(events: Iterable[Event]) -> list[Violation]:
+    """Check the life of a runtime as one of its Lua states lives it.
+
+    Those of a runtime with one per CPU are resumed at the same time.
+    """
     violations = []
     before: Kind | None = None
-    for event in trace.timeline(runtime):
+    for event in events:
         if event.kind is Kind.ERROR:
             continue
-        if event.kind not in _NEXT[before]:
+        may = (
+            before in _REPLACEABLE
+            if event.kind is Kind.REPLACE
+            else event.kind in _NEXT[before]
+        )
+        if not may:
             was = before.name.lower() if before is not None else "nothing"
             violations.append(_violation(event, {event.kind: f"{event} after {was}"}))
         if event.kind is Kind.STOP:
             violations += _check_stop(event, before)
-        before = event.kind
-    gaps = [] if before is Kind.STOP else [f"runtime {runtime} was not stopped"]
-    return violations, gaps
+        if event.kind is not Kind.REPLACE:
+            before = event.kind
+    return violations
 
 
 def _check_stop(event: Event, before: Kind | None) -> list[Violation]:

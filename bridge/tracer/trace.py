@@ -86,6 +86,11 @@ class Event:
         return bool(self.b >> 32)
 
     @property
+    def state(self) -> int:
+        """Which of a runtime's Lua states was resumed or yielded: that of which CPU."""
+        return self.b
+
+    @property
     def length_bytes(self) -> int:
         """The packet's length when Lua was entered."""
         return self.c & 0xFFFFFFFF

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
 from bridge.errors import LuaError, TraceInconclusive
+from bridge.lunatik import Lunatik
+from bridge.netlink import Command, pack_values
 from bridge.tracer import Event, Kind, Outcome, ProofError, Trace, Tracer, prove
 
 if TYPE_CHECKING:
@@ -116,6 +121,31 @@ def test_the_life_of_a_yielding_runtime_is_followed(sabotage: Sabotage) -> None:
     prove(trace, 1).require()
     kinds = [one.kind for one in trace.timeline(runtime.id)]
     assert kinds == [Kind.CREATE, Kind.ARM, Kind.RESUME, Kind.YIELD, Kind.STOP]
+
+
+def test_states_resumed_at_the_same_time_are_told_apart(sabotage: Sabotage) -> None:
+    work = "while true do for _ = 1, 5000 do end coroutine.yield() end"
+
+    def drive(runtime_id: int) -> None:
+        with Lunatik.connect() as lunatik:
+            attrs = [("LUNATIK_A_ID", runtime_id), ("LUNATIK_A_VALUES", pack_values(()))]
+            for _ in range(100):
+                lunatik.request(Command.RESUME, attrs)
+
+    with Tracer() as tracer:
+        source = HONEST + work
+        with sabotage.lunatik.runtime("many", sleep=False, percpu=True, source=source) as many:
+            sabotage.send(1)
+            with ThreadPoolExecutor(2) as pool:
+                list(pool.map(drive, [many.id] * 2))
+        trace = tracer.finish()
+    prove(trace, 1).require()
+    kinds = [one.kind for one in trace.timeline(many.id)]
+    assert (Kind.RESUME, Kind.RESUME) in itertools.pairwise(kinds)
+    missing = next(one for one in trace.events if one.kind is Kind.YIELD and one.state == 1)
+    events = tuple(one for one in trace.events if one is not missing)
+    proof = prove(dataclasses.replace(trace, events=events), 1)
+    assert "resume after resume" in "\n".join(proof.lifecycle.reasons)
 
 
 def test_a_creation_that_fails_is_clean(sabotage: Sabotage) -> None:

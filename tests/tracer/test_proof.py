@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -27,10 +28,14 @@ HOLDS, VIOLATED, INCONCLUSIVE = Outcome.HOLDS, Outcome.VIOLATED, Outcome.INCONCL
 CREATE_FAILED = 2
 
 
-def life(*kinds: Kind, runtime: int = 7, reason: int = 0) -> tuple[Event, ...]:
+def life(
+    *kinds: Kind | tuple[Kind, int], runtime: int = 7, reason: int = 0
+) -> tuple[Event, ...]:
+    """Return a runtime's events; with a kind may come the Lua state that it is about."""
+    pairs = (kind if isinstance(kind, tuple) else (kind, 0) for kind in kinds)
     return tuple(
-        Event(kind, 1000 * i, 0, runtime, a=reason if kind is Kind.STOP else 0)
-        for i, kind in enumerate(kinds)
+        Event(kind, 1000 * i, 0, runtime, a=reason if kind is Kind.STOP else 0, b=state)
+        for i, (kind, state) in enumerate(pairs)
     )
 
 
@@ -114,6 +119,49 @@ def test_a_violation_whose_event_was_not_kept_still_counts(kind: Kind) -> None:
 )
 def test_events_out_of_order_breach_lifecycle(kinds: tuple[Kind, ...]) -> None:
     assert prove(replace(CLEAN, events=life(*kinds)), 20).lifecycle.outcome is VIOLATED
+
+
+@pytest.mark.parametrize(
+    "resumed",
+    [
+        [(Kind.RESUME, 0), (Kind.RESUME, 1), (Kind.YIELD, 0), (Kind.YIELD, 1)],
+        [(Kind.RESUME, 1), (Kind.RESUME, 0), (Kind.YIELD, 0), (Kind.YIELD, 1)],
+        [(Kind.RESUME, 0), Kind.REPLACE, (Kind.YIELD, 0), Kind.REPLACE],
+        [Kind.REPLACE, Kind.REPLACE, (Kind.RESUME, 0), (Kind.YIELD, 0)],
+    ],
+)
+def test_what_lua_states_do_at_the_same_time_is_in_order(resumed: list[Any]) -> None:
+    events = life(Kind.CREATE, Kind.ARM, *resumed, Kind.STOP)
+    prove(replace(CLEAN, events=events), 20).require()
+
+
+@pytest.mark.parametrize(
+    ("resumed", "says"),
+    [
+        ([(Kind.RESUME, 0), (Kind.RESUME, 0), (Kind.YIELD, 0)], "resume after resume"),
+        ([(Kind.RESUME, 0), (Kind.YIELD, 1), (Kind.YIELD, 0)], "yield: returned after arm"),
+        ([(Kind.RESUME, 0), (Kind.RESUME, 1), (Kind.YIELD, 0)], "stop: requested after resume"),
+        (
+            [(Kind.RESUME, 0), (Kind.RESUME, 1), (Kind.YIELD, 0), (Kind.YIELD, 0)],
+            "yield: returned after yield",
+        ),
+    ],
+)
+def test_one_lua_state_out_of_order_breaches_lifecycle(resumed: list[Any], says: str) -> None:
+    events = life(Kind.CREATE, Kind.ARM, *resumed, Kind.STOP)
+    lifecycle = prove(replace(CLEAN, events=events), 20).lifecycle
+    assert lifecycle.outcome is VIOLATED
+    assert says in [one.what for one in lifecycle.violations]
+
+
+@pytest.mark.parametrize("before", [(), (Kind.CREATE,), (Kind.CREATE, Kind.ARM, Kind.STOP)])
+def test_a_replacement_outside_the_armed_life_breaches_lifecycle(
+    before: tuple[Kind, ...],
+) -> None:
+    events = life(*before, Kind.REPLACE)
+    created = CLEAN.events[:1] if not before else ()
+    trace = replace(CLEAN, events=(*events, *created))
+    assert prove(trace, 20).lifecycle.outcome is VIOLATED
 
 
 def test_a_failed_creation_is_clean() -> None:
