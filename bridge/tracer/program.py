@@ -37,6 +37,8 @@ _HASHES = ("runtimes", "windows", "hooks", "verdicts", "durations", "live", "mem
 _MORE_HASHES = ("allocations", "latest", "stacks")
 _ARRAYS = ("counters", "violations", "text")
 
+_KERNEL = -1  # instead of a process, where symbols are asked for
+
 Receiver = Callable[[bytes], None]
 
 
@@ -49,6 +51,7 @@ class Program:
         self._raw: list[int] = []
         self._receiver: Receiver | None = None
         self._missed_before = 0
+        self._symbols: Any = None
         self.borrowed = False
         self._table("events").open_ring_buffer(self._receive)
 
@@ -100,6 +103,7 @@ class Program:
             self.detach_raw()
         for name in list(self._bpf.kprobe_fds):
             self._bpf.detach_kprobe_event(name)
+        self._forget_symbols()
         self.borrowed = False
 
     def missed(self) -> int:
@@ -148,8 +152,30 @@ class Program:
 
     def symbol(self, address: int, *, offset: bool = True) -> str:
         """Return the name of a kernel address, and of its module if it has one."""
-        name: bytes = self._bpf.ksym(address, show_module=True, show_offset=offset)
-        return name.decode().removesuffix(" [kernel]")
+        name, distance, module = self._known_symbols().resolve(address, demangle=False)
+        if name is None:
+            return "[unknown]"
+        text = name.decode() + (f"+{distance:#x}" if offset else "")
+        return text if module == b"kernel" else f"{text} [{module.decode()}]"
+
+    def _known_symbols(self) -> Any:
+        """Return the kernel's symbols as they are now.
+
+        Those of bcc's own ksym() are read once in a process, and a module that is
+        loaded again is elsewhere.
+        """
+        from bcc import SymbolCache  # noqa: PLC0415 (bcc exists only where it can run)
+
+        if self._symbols is None:
+            self._symbols = SymbolCache(_KERNEL)
+        return self._symbols
+
+    def _forget_symbols(self) -> None:
+        from bcc.libbcc import lib  # noqa: PLC0415 (bcc exists only where it can run)
+
+        if self._symbols is not None:
+            lib.bcc_free_symcache(self._symbols.cache, _KERNEL)
+            self._symbols = None
 
     def stack(self, number: int) -> tuple[str, ...]:
         """Return the functions of a kept stack, innermost first, without the probe's own."""

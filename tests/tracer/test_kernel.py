@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import re
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from bridge.errors import LuaError, TraceInconclusive
-from bridge.lunatik import Lunatik
+from bridge.lunatik import GUEST_MODULE, Lunatik
 from bridge.netlink import Command, pack_values
 from bridge.tracer import Event, Kind, Outcome, ProofError, Trace, Tracer, prove
 
@@ -34,6 +37,8 @@ netfilter.register{
   hook = function() return netfilter.action.ACCEPT end,
 }
 """
+# Small modules that nothing needs.
+TAKERS = ("dummy", "ifb", "nlmon")
 HOLDS, VIOLATED = Outcome.HOLDS, Outcome.VIOLATED
 
 
@@ -232,6 +237,25 @@ def test_a_leak_is_caught_with_its_size_and_its_runtime(sabotage: Sabotage) -> N
     (leak,) = trace.leaks
     assert (leak.runtime, leak.blocks) == (trace.runtimes[0], 2)
     assert "sabotage_leak" in leak.site
+
+
+@pytest.mark.stock_kernel("it has no other module that could take the place")
+def test_names_are_right_after_a_module_was_loaded_again(sabotage: Sabotage) -> None:
+    text = Path("/sys/module/lunatik_sabotage/sections/.text")
+    module = GUEST_MODULE.with_name("lunatik_sabotage.ko")
+    before = text.read_text()
+    name = r"sabotage_leak\+0x[0-9a-f]+ \[lunatik_sabotage\]"
+    (leak,) = trace_policy(sabotage, "leak").leaks
+    assert re.fullmatch(name, leak.site)
+    subprocess.run(["rmmod", "lunatik_sabotage"], check=True)
+    subprocess.run(["modprobe", "-a", *TAKERS], check=True)
+    try:
+        subprocess.run(["insmod", module], check=True)
+        assert text.read_text() != before, "another module should have its old place"
+        (leak,) = trace_policy(sabotage, "leak").leaks
+        assert re.fullmatch(name, leak.site)
+    finally:
+        subprocess.run(["modprobe", "-r", "-a", *TAKERS], check=True)
 
 
 def test_a_callback_after_stop_is_caught(sabotage: Sabotage) -> None:
