@@ -134,6 +134,16 @@ static const u8 codes6[] = {
 	[ANSWER_PROHIBITED] = ICMPV6_ADM_PROHIBITED,
 };
 
+/*
+ * A program of user space looks for a missing module: that is run once for each. One
+ * that somebody loads later is found all the same.
+ */
+#define FIND_ANSWERER(member, function, asked) do {			\
+	if (!answerers.member)						\
+		WRITE_ONCE(answerers.member, (asked) ?			\
+			   symbol_get(function) : symbol_request(function)); \
+} while (0)
+
 /**
  * lunatik_reject_load() - look up what answers packets, and load its modules
  *
@@ -143,16 +153,14 @@ static const u8 codes6[] = {
  */
 void lunatik_reject_load(void)
 {
+	static bool asked;
+
 	mutex_lock(&answerers_lock);
-	if (!answerers.reset4)
-		WRITE_ONCE(answerers.reset4, symbol_request(nf_send_reset));
-	if (!answerers.unreach4)
-		WRITE_ONCE(answerers.unreach4, symbol_request(nf_send_unreach));
-	if (!answerers.reset6)
-		WRITE_ONCE(answerers.reset6, symbol_request(nf_send_reset6));
-	if (!answerers.unreach6)
-		WRITE_ONCE(answerers.unreach6,
-			   symbol_request(nf_send_unreach6));
+	FIND_ANSWERER(reset4, nf_send_reset, asked);
+	FIND_ANSWERER(unreach4, nf_send_unreach, asked);
+	FIND_ANSWERER(reset6, nf_send_reset6, asked);
+	FIND_ANSWERER(unreach6, nf_send_unreach6, asked);
+	asked = true;
 	mutex_unlock(&answerers_lock);
 }
 

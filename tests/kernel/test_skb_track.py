@@ -6,9 +6,11 @@ import errno
 import socket
 import subprocess
 import threading
+from pathlib import Path
 
 import pytest
 
+from bridge.lunatik import Lunatik
 from bridge.traffic import Verdict
 
 pytestmark = pytest.mark.kernel
@@ -339,6 +341,21 @@ def test_runtimes_that_reject_on_all_cpus_do_not_wait_for_each_other(script, rou
     assert [runtime.info().errors for runtime in runtimes] == [0, 0]
 
 
+REJECTING = """
+do
+  local nf = require "netfilter"
+  nf.register{pf = nf.family.IPV4, hooknum = nf.inet_hooks.LOCAL_OUT, priority = 0,
+              onerror = "drop", hook = function(skb) return skb:reject() end}
+end
+"""
+
+
+def _send_udp():
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.sendto(b"x", ("127.0.0.1", 9))
+
+
 def test_errno_of_a_prohibited_connection(policy, router):
     policy("return skb:reject('admin-prohibited')")
     with router["client"].socket() as client:
@@ -346,3 +363,32 @@ def test_errno_of_a_prohibited_connection(policy, router):
         assert client.connect_ex((router["server"].address(), 7202)) in (
             errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES,
         )  # fmt: skip
+
+
+@pytest.mark.stock_kernel("its reject modules are built in")
+@pytest.mark.kernel(alone=True)
+def test_modules_that_are_missing_are_asked_for_once_and_found_when_they_come(tmp_path):
+    asked = tmp_path / "asked"
+    loader = tmp_path / "loader"
+    loader.write_text(f'#!/bin/sh\necho "$*" >> {asked}\nexit 1\n')
+    loader.chmod(0o755)
+    path = Path("/proc/sys/kernel/modprobe")
+    usual = path.read_text()
+    subprocess.run(["modprobe", "-r", "nf_reject_ipv4", "nf_reject_ipv6"], check=True)
+    path.write_text(str(loader))
+    try:
+        with Lunatik.load() as lunatik:
+            source = REJECTING * 5
+            with lunatik.runtime("without", source=source, sleep=False) as runtime:
+                with pytest.raises(PermissionError):
+                    _send_udp()
+                assert "its module nf_reject_ipv4 is missing" in runtime.info().last_error
+            assert asked.read_text().count("symbol:nf_send") == 4
+            subprocess.run(["modprobe", "nf_reject_ipv4"], check=True)
+            with lunatik.runtime("with", source=source, sleep=False) as runtime:
+                with pytest.raises(PermissionError):
+                    _send_udp()
+                assert runtime.info().last_error is None
+            assert asked.read_text().count("symbol:nf_send") == 4
+    finally:
+        path.write_text(usual)
