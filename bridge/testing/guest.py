@@ -1,9 +1,9 @@
 """pytest inside the lab: run groups of tests as they are asked for, report as JSON lines.
 
-Each line of standard input names tests, and the options that they look at; it is run by
-a pytest of its own in a process of its own. The end of the input ends this. Standard
-output carries the events alone; whatever pytest and the tests print goes to standard
-error.
+Each line of standard input is a request. One names tests, and the options that they
+look at: it is run by a pytest of its own in a process of its own. The other asks what
+memory all of them have lost. The end of the input ends this. Standard output carries
+the events alone; whatever pytest and the tests print goes to standard error.
 """
 
 from __future__ import annotations
@@ -58,20 +58,24 @@ def send(out: TextIO, **event: Any) -> None:
 
 
 def main() -> int:
-    """Run groups until the input ends."""
+    """Do what is asked for until the input ends."""
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:
+        wanted = json.loads(line)
+        if wanted["request"] == "leaks":
+            send(out, event="leaks", reports=sanitizers.leaks())
+            continue
         process = os.fork()
         if process == 0:
-            os._exit(_run(json.loads(line), out))
+            os._exit(_run(wanted, out))
         os.waitpid(process, 0)
         # A guest that has lost its watchdog is of no use to the next group.
         send(out, event="end", spent=sanitizers.lockdep_is_off())
     return 0
 
 
-def _run(wanted: dict[str, list[str]], out: TextIO) -> int:
+def _run(wanted: dict[str, Any], out: TextIO) -> int:
     arguments = [*ARGUMENTS, *wanted["options"], *wanted["nodeids"]]
     status = pytest.main(arguments, plugins=[Reporter(out)])
     sys.stdout.flush()

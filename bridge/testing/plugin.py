@@ -75,6 +75,11 @@ def pytest_configure(config: pytest.Config) -> None:
         "expects_splat(text, sanitizer=False): the kernel's log must show a splat with this"
         " text; sanitizer: on a kernel with sanitizers, others cannot tell",
     )
+    config.addinivalue_line(
+        "markers",
+        "expects_leak(text): alone in its guest, whose kernel must have lost memory that"
+        " a function with this text in its name allocated",
+    )
     if _runs_here(config):
         from bridge.testing.gates import Gates  # noqa: PLC0415 - only where it is used
 
@@ -86,8 +91,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put kernel tests last: a mistake that host tests can find is found first."""
-    items.sort(key=lambda item: item.get_closest_marker("kernel") is not None)
+    """Put kernel tests last: a mistake that host tests can find is found first.
+
+    Those that need a guest of their own come after all others, whose guests stay up.
+    """
+
+    def rank(item: pytest.Item) -> int:
+        marker = item.get_closest_marker("kernel")
+        return 0 if marker is None else 2 if marker.kwargs.get("alone") else 1
+
+    items.sort(key=rank)
 
 
 # Debian 12's pytest 7.2 knows no wrapper=True.

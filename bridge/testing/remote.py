@@ -3,7 +3,9 @@
 The tests of a file form a group, which one guest runs; a guest takes the next group
 when it has done one, so with several guests the files are shared among them. Where a
 guest dies or hangs, the test that ran fails with the console in its report, and the
-rest of its group goes to a new guest.
+rest of its group goes to a new guest. A guest that is not needed any more is asked what
+memory its kernel has lost, which takes too long to be done for each group; the last
+test that ran there fails for it.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import groupby
 from time import monotonic
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -40,11 +42,19 @@ class Group:
     finished: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """A failure that the guest's pytest cannot have reported, in that phase of a test."""
+
+    text: str
+    when: Literal["call", "teardown"] = "call"
+
+
 @dataclass(slots=True)
 class Outcome:
     """What is known of a test: reports that wait to be shown, and whether it is over."""
 
-    reports: deque[Event | str] = field(default_factory=deque)
+    reports: deque[Event | Trouble] = field(default_factory=deque)
     over: bool = False
 
 
@@ -70,8 +80,11 @@ class Guest:
         """Have a group run, with these options of pytest."""
         self.group = group
         self._heard = monotonic()
-        tests = {"nodeids": group.nodeids, "options": options}
-        self._session.write(json.dumps(tests).encode() + b"\n")
+        self._ask(request="tests", nodeids=group.nodeids, options=options)
+
+    def look_for_leaks(self) -> None:
+        """Have the guest say what memory its kernel has lost, as an event."""
+        self._ask(request="leaks")
 
     def events(self, wait_s: float) -> list[Event]:
         """Return what happened, having waited for it up to ``wait_s`` seconds.
@@ -99,6 +112,9 @@ class Guest:
         """End pytest and the lab."""
         self._stack.close()
 
+    def _ask(self, **request: Any) -> None:
+        self._session.write(json.dumps(request).encode() + b"\n")
+
     def _receive(self, data: bytes) -> None:
         *lines, self._rest = (self._rest + data).split(b"\n")
         self._lines.extend(lines)
@@ -122,6 +138,7 @@ class Remote:
         self._guests: list[Guest | None] = [None] * guests
         self._queue: deque[Group] = deque()
         self._outcomes: defaultdict[str, Outcome] = defaultdict(Outcome)
+        self._lossy: dict[str, str] = {}
         release = DEFAULT_KERNEL if self._kernel == SANITIZER else self._kernel
         left_out = LeftOut(release, sanitizer=self._kernel == SANITIZER)
         config.pluginmanager.register(left_out, "lunabridge-left-out")
@@ -134,7 +151,13 @@ class Remote:
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Note what the guests are to run."""
-        self._queue.extend(_groups(filter(_is_kernel, session.items)))
+        items = [item for item in session.items if _is_kernel(item)]
+        self._queue.extend(_groups(items))
+        self._lossy = {
+            item.nodeid: mark.args[0]
+            for item in items
+            for mark in item.iter_markers("expects_leak")
+        }
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
@@ -157,7 +180,7 @@ class Remote:
         while outcome.reports or not outcome.over:
             while outcome.reports:
                 report = outcome.reports.popleft()
-                if isinstance(report, str):
+                if isinstance(report, Trouble):
                     yield _failure(item, report)
                 else:
                     yield _deserialised(item.config, report)
@@ -192,6 +215,8 @@ class Remote:
             for event in guest.events(_TURN_S):
                 if event["event"] == "end":
                     self._end(slot, guest, group, spent=event["spent"])
+                elif event["event"] == "leaks":
+                    self._judge_leaks(slot, group, event["reports"])
                 elif event["event"] == "finish":
                     self._finish(group, event["nodeid"])
                 else:
@@ -205,19 +230,33 @@ class Remote:
         self._outcomes[nodeid].over = nodeid != group.nodeids[-1]
 
     def _end(self, slot: int, guest: Guest, group: Group, *, spent: bool) -> None:
-        """Note that the guest is free again; a test it did not finish has failed."""
-        guest.group = None
+        """Note that the group has run; a test it did not finish has failed."""
         if group.finished < len(group.nodeids):
             self._give_up(slot, group, LabError("the guest's pytest ended early"))
-            return
-        self._outcomes[group.nodeids[-1]].over = True
-        if group.alone or spent:
-            self._drop(slot)
+        elif group.alone or spent or not self._queue or self._queue[0].alone:
+            guest.look_for_leaks()
+        else:
+            guest.group = None
+            self._outcomes[group.nodeids[-1]].over = True
+
+    def _judge_leaks(self, slot: int, group: Group, reports: list[str]) -> None:
+        """End the last group of a guest, whose last test fails for what the guest lost."""
+        last = group.nodeids[-1]
+        outcome, expected = self._outcomes[last], self._lossy.get(last)
+        if expected and not any(expected in report for report in reports):
+            outcome.reports.append(Trouble(f"no lost memory names {expected}", "teardown"))
+        elif reports and not expected:
+            outcome.reports.append(
+                Trouble("\n".join(["lost since the guest began:", *reports]), "teardown")
+            )
+        outcome.over = True
+        self._drop(slot)
 
     def _give_up(self, slot: int, group: Group, error: BridgeError) -> None:
         """Fail the test that ran; what comes after it goes to another guest."""
         victim, *rest = [name for name in group.nodeids if not self._outcomes[name].over]
-        self._outcomes[victim].reports.append(_explanation(error, self._guests[slot]))
+        trouble = Trouble(_explanation(error, self._guests[slot]))
+        self._outcomes[victim].reports.append(trouble)
         self._outcomes[victim].over = True
         if rest:
             self._queue.appendleft(Group(rest, group.alone))
@@ -261,12 +300,12 @@ def _explanation(error: BridgeError, guest: Guest | None) -> str:
     return f"{error}\n{guest.explain()}" if guest else str(error)
 
 
-def _failure(item: pytest.Item, text: str) -> pytest.TestReport:
+def _failure(item: pytest.Item, trouble: Trouble) -> pytest.TestReport:
     return pytest.TestReport(
         nodeid=item.nodeid,
         location=item.location,
         keywords={},
         outcome="failed",
-        longrepr=text,
-        when="call",
+        longrepr=trouble.text,
+        when=trouble.when,
     )

@@ -65,6 +65,12 @@ import pytest
 @pytest.mark.kernel
 def test_in_the_other_guest():
     pass
+
+
+@pytest.mark.kernel(alone=True)
+@pytest.mark.expects_leak("a_function")
+def test_that_loses_nothing():
+    pass
 """
 
 
@@ -89,10 +95,37 @@ def test_reports_come_back_and_a_panic_fails_one_test(
     finally:
         cases.unlink()
         more.unlink()
-    result.assert_outcomes(passed=7, failed=2, skipped=1)
-    result.stdout.fnmatch_lines(
-        ["*assert 7 == 8*", "*the guest crashed*", "*sysrq triggered crash*", "*for a reason*"]
-    )
+    result.assert_outcomes(passed=8, failed=2, skipped=1, errors=1)
+    for line in (
+        "*assert 7 == 8*", "*the guest crashed*", "*sysrq triggered crash*", "*for a reason*",
+        "*ERROR at teardown of test_that_loses_nothing*", "no lost memory names a_function",
+    ):  # fmt: skip
+        result.stdout.fnmatch_lines([line])
+
+
+@pytest.mark.parametrize(
+    ("expected", "reports", "troubles"),
+    [
+        (None, [], []),
+        (None, ["object 1 ... f+0x2"], ["lost since the guest began:\nobject 1 ... f+0x2"]),
+        ("f", ["object 1 ... f+0x2"], []),
+        ("g", ["object 1 ... f+0x2"], ["no lost memory names g"]),
+    ],
+)
+def test_what_a_guest_lost_fails_the_last_test_that_ran_there(
+    pytester, monkeypatch, expected, reports, troubles
+):
+    from bridge.testing.remote import Group
+
+    monkeypatch.delenv("LUNABRIDGE_IN_LAB", raising=False)
+    remote = pytester.parseconfigure().pluginmanager.get_plugin("lunabridge-remote")
+    remote._lossy = {"last": expected} if expected else {}
+    remote._judge_leaks(0, Group(["first", "last"]), reports)
+    outcome = remote._outcomes["last"]
+    assert [(trouble.text, trouble.when) for trouble in outcome.reports] == [
+        (text, "teardown") for text in troubles
+    ]
+    assert outcome.over
 
 
 def test_a_group_is_a_file_or_a_test_that_needs_a_guest_of_its_own(pytester):

@@ -74,7 +74,8 @@ def test_a_planted_defect_fails_the_test_that_met_it(
 
 @pytest.mark.kernel(sanitizer=True)
 @pytest.mark.expects_splat("new suspected memory leaks")
-def test_lost_memory_fails_the_session(pytester):
+def test_lost_memory_fails_the_session(pytester, monkeypatch):
+    monkeypatch.delenv("LUNABRIDGE_IN_LAB")  # where the session itself has to look
     result = _run(pytester, "lose")
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines(
@@ -84,3 +85,9 @@ def test_lost_memory_fails_the_session(pytester):
             "*nf_hook_slow*",
         ]
     )
+
+
+@pytest.mark.kernel(sanitizer=True, alone=True)
+@pytest.mark.expects_leak("nf_hook_slow")
+def test_lost_memory_is_found_when_the_guest_has_done_its_tests(pytester):
+    _run(pytester, "lose").assert_outcomes(passed=1)
