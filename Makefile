@@ -24,14 +24,14 @@ demo: setup ## show a packet policy at work in a kernel, in a throw-away machine
 	@$(BIN)/lunabridge demo
 
 test: setup ## run every test, on the host and in the lab (KERNEL=6.1: on that)
-	@$(BIN)/pytest $(if $(CI),--fail-on-skip) $(if $(KERNEL),--kernel=$(KERNEL))
+	@$(BIN)/pytest --guests=2 $(if $(CI),--fail-on-skip) $(if $(KERNEL),--kernel=$(KERNEL))
 
 test-sanitizers: setup ## run the kernel tests on a kernel that finds its own bugs (KASAN, lockdep, ...)
 	@$(BIN)/lunabridge lab image --kernel sanitizer >/dev/null
 	@$(BIN)/pytest -m kernel --kernel=sanitizer --guests=2 $(if $(CI),--fail-on-skip)
 
 fuzz: setup ## fuzz, stress and out-of-memory tests, to the full count (KERNEL= as above)
-	@$(BIN)/pytest --long -rP $(if $(KERNEL),--kernel=$(KERNEL)) tests/fuzz tests/stress tests/memory
+	@$(BIN)/pytest --long -rP --guests=2 $(if $(KERNEL),--kernel=$(KERNEL)) tests/fuzz tests/stress tests/memory
 
 check: check-python check-lua check-shell check-kmod ## formatters, linters and types
 
