@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from bridge.lunatik import Lunatik
+from bridge.testing import sanitizers
 from netns import Topology
 
 pytestmark = pytest.mark.kernel
 
-CYCLES = 1000
+# Fewer where each takes several times as long.
+CYCLES = 100 if sanitizers.present() else 1000
 # What the slab's own bookkeeping moves by: objects parked on per-CPU lists count as
 # in use. A leak of one smallest object a cycle would be 8,000 bytes, of one Lua state
 # 14,000,000.
@@ -33,7 +35,7 @@ def _references() -> int:
     return int(Path("/sys/module/lunatik/refcnt").read_text())
 
 
-def test_a_thousand_lives_under_traffic_leave_slab_and_references_as_they_were():
+def test_many_lives_under_traffic_leave_slab_and_references_as_they_were():
     with Lunatik.load() as lunatik, Topology.router() as topology:
         router, server = topology["router"], topology["server"]
 
@@ -56,10 +58,12 @@ def test_a_thousand_lives_under_traffic_leave_slab_and_references_as_they_were()
             flood.terminate()
             flood.wait()
         assert _references() == references == 0
-        assert grown < SLACK_BYTES
+        # KASAN keeps freed objects back, which count as in use: there kmemleak judges.
+        assert grown < SLACK_BYTES or sanitizers.present()
         assert lunatik.info().runtimes == 0
 
 
+@pytest.mark.stock_kernel("KASAN keeps freed objects back, which count as in use")
 def test_the_measure_of_the_slab_notices_a_leak():
     with Lunatik.load() as lunatik:
         before = _kmalloc_bytes()
