@@ -1,8 +1,8 @@
 """The sanitizer kernel: Linux as in the default image, built to find its own bugs.
 
 It is built here, once, from the distribution's source of the very version that the
-image boots, with recipes/sanitizer.config, by the compiler of a Debian root of its
-own. The cache then holds
+image boots, one number changed, with recipes/sanitizer.config, by the compiler of a
+Debian root of its own. The cache then holds
 
     kernel-sanitizer-KEY/
         bzImage             what the lab boots, with the image's root
@@ -39,6 +39,12 @@ _PACKAGES = (
 # What the module is built with, of the kernel's tree; the rest is 2 GiB of objects.
 _KEPT = ("Makefile", ".config", "Module.symvers", "include", "scripts", "tools/objtool/objtool",
          "arch/x86/Makefile", "arch/x86/include")  # fmt: skip
+# For each allocation KASAN keeps who called, 64 functions deep. A recursive interpreter
+# is called in so many ways that the place for them fills up, and the kernel says so;
+# CONFIG_STACKDEPOT_MAX_FRAMES only has it find none of them again (both 6.12).
+_CALLERS = (
+    "mm/kasan/kasan.h", "#define KASAN_STACK_DEPTH 64\n", "#define KASAN_STACK_DEPTH 16\n",
+)  # fmt: skip
 _NEWS_S = 60.0
 # The kernel's build reads and writes /dev/null all the time, and mmdebstrap's root,
 # unpacked without device nodes, would give it an ordinary file.
@@ -107,7 +113,7 @@ def _find(directory: Path) -> SanitizerKernel | None:
 
 
 def _directory(built: Image) -> Path:
-    facts = [_FORMAT, CONFIG.read_text(), *_PACKAGES, built.release]
+    facts = [_FORMAT, CONFIG.read_text(), *_CALLERS, *_PACKAGES, built.release]
     facts += [_version(built, package) for package in (f"linux-image-{built.release}", "gcc")]
     key = hashlib.sha256("\0".join(facts).encode()).hexdigest()[:12]
     return image.cache_dir() / f"kernel-sanitizer-{key}"
@@ -139,11 +145,20 @@ def _build(plan: Recipe, partial: Path, progress: Progress) -> str:
         image.bootstrap(plan, partial)
         _run(partial, "tar", "-C", "/usr/src", "-xf", f"/usr/src/{_SOURCE}.tar.xz")
         (sysroot / f"usr/src/{_SOURCE}").rename(sysroot / "usr/src/linux")
+        _change(sysroot / "usr/src/linux", *_CALLERS)
     with step(progress, "sanitizer kernel, compilation (a quarter of an hour on two CPUs)"):
         _configure(partial)
         _make(partial, f"-j{os.cpu_count() or 1}", "bzImage", "modules", progress=progress)
     with step(progress, "sanitizer kernel, packing"):
         return _pack(partial)
+
+
+def _change(tree: Path, name: str, old: str, new: str) -> None:
+    """Change one place in the kernel's source."""
+    text = (tree / name).read_text()
+    if text.count(old) != 1:
+        raise LabError(f"this kernel's {name} does not say {old.strip()!r} once")
+    (tree / name).write_text(text.replace(old, new))
 
 
 def _configure(partial: Path) -> None:

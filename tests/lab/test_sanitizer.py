@@ -111,6 +111,20 @@ def test_settings_that_the_kernel_does_not_take_are_named() -> None:
     ]
 
 
+@pytest.mark.parametrize("text", ["A 1\n", "A 6\nA 6\n", ""])
+def test_a_source_that_is_not_what_is_to_be_changed_is_refused(tmp_path: Path, text) -> None:
+    (tmp_path / "a.h").write_text(text)
+    with pytest.raises(LabError, match=r"a\.h does not say 'A 6' once"):
+        sanitizer._change(tmp_path, "a.h", "A 6\n", "A 2\n")
+    assert (tmp_path / "a.h").read_text() == text
+
+
+def test_one_number_of_the_source_is_changed(tmp_path: Path) -> None:
+    (tmp_path / "a.h").write_text("A 6\nB 6\n")
+    sanitizer._change(tmp_path, "a.h", "A 6\n", "A 2\n")
+    assert (tmp_path / "a.h").read_text() == "A 2\nB 6\n"
+
+
 def test_a_command_that_fails_shows_the_end_of_its_output(partial: Path) -> None:
     with pytest.raises(LabError, match=r"status 3 in the build root:\n.*a\.c: error: no"):
         sanitizer._run(partial, "sh", "-c", "echo 'a.c: error: no' >&2; exit 3")
