@@ -31,7 +31,7 @@ test-sanitizers: setup ## run the kernel tests on a kernel that finds its own bu
 	@$(BIN)/pytest -m kernel --kernel=sanitizer --guests=2 $(if $(CI),--fail-on-skip)
 
 fuzz: setup ## fuzz, stress and out-of-memory tests, to the full count (KERNEL= as above)
-	@$(BIN)/pytest --long -rP --guests=2 $(if $(KERNEL),--kernel=$(KERNEL)) tests/fuzz tests/stress tests/memory
+	@$(BIN)/pytest --long -rP --guests=2 -o lunabridge_timeout_s=1800 $(if $(KERNEL),--kernel=$(KERNEL)) tests/fuzz tests/stress tests/memory
 
 check: check-python check-lua check-shell check-kmod ## formatters, linters and types
 
