@@ -21,11 +21,12 @@ from bridge.errors import LabError
 from bridge.fuzz.journal import Journal
 from bridge.fuzz.messages import ERROR, HOOK, REQUEST, Family, Messages, generic_socket, split
 from bridge.lunatik import Lunatik
+from bridge.testing import sanitizers
 
 BATCH = 256
 PARAMETERS: dict[str, int] = {
     "body_budget": 20_000,
-    "body_time": 200,
+    "body_time": 1000 if sanitizers.present() else 200,
     "body_wait": 20,
     "budget": 5_000,
 }

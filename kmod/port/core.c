@@ -52,6 +52,13 @@ void lunatik_raise_from_hook(lua_State *L, const char *message)
 	lua_error(L);
 }
 
+/* The string library is about to raise an error, or to give up for want of time. */
+void lunatik_in_time(lua_State *L)
+{
+	if (lunatik_thread_of(L)->limits->overdue)
+		luaL_error(L, "instruction budget exceeded");
+}
+
 /* An element of a table costs as much as an instruction. */
 void lunatik_checkpoint(lua_State *L)
 {

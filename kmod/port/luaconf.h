@@ -238,9 +238,12 @@ unsigned int lunatik_seed(void);
  * elements by lua_geti(). So these look at the time, or count.
  */
 int lunatik_overdue(void);
+void lunatik_in_time(struct lua_State *L);
 void lunatik_checkpoint(struct lua_State *L);
 #if defined(lstrlib_c)
 #define l_unlikely(x)		(luai_unlikely(x) || luai_unlikely(lunatik_overdue()))
+/* The error is another one where it is the time that l_unlikely() means. */
+#define luaL_error(L, ...)	(lunatik_in_time(L), luaL_error(L, __VA_ARGS__))
 #else
 #define l_unlikely(x)		luai_unlikely(x)
 #endif

@@ -56,6 +56,12 @@ def test_a_body_in_an_endless_pattern_ends_with_an_error(small, source):
         small.runtime("pattern", source=looped)
 
 
+@_cases(PATTERNS)
+def test_the_error_of_an_endless_pattern_is_its_time(small, source):
+    with pytest.raises(LuaError, match=r"pattern:\d+: instruction budget exceeded"):
+        small.runtime("pattern", source=source)
+
+
 def test_a_body_in_an_endless_pattern_can_be_killed(small, tmp_path):
     script = tmp_path / "endless.lua"
     script.write_text(PATTERNS["backtracking"])
