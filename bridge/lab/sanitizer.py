@@ -88,7 +88,7 @@ def find() -> SanitizerKernel | None:
 def ensure(progress: Progress = to_stderr) -> SanitizerKernel:
     """Return the sanitizer kernel that goes with the default image, building it if need be.
 
-    Takes a quarter of an hour on two CPUs, 3 GiB of disk, and leaves half of one.
+    Takes some twenty minutes on two CPUs, 3 GiB of disk, and leaves half of one.
     Raises EnvironmentLacking where a program or the network is missing, LabError where
     the build fails.
     """
@@ -146,7 +146,7 @@ def _build(plan: Recipe, partial: Path, progress: Progress) -> str:
         _run(partial, "tar", "-C", "/usr/src", "-xf", f"/usr/src/{_SOURCE}.tar.xz")
         (sysroot / f"usr/src/{_SOURCE}").rename(sysroot / "usr/src/linux")
         _change(sysroot / "usr/src/linux", *_CALLERS)
-    with step(progress, "sanitizer kernel, compilation (a quarter of an hour on two CPUs)"):
+    with step(progress, "sanitizer kernel, compilation (some twenty minutes on two CPUs)"):
         _configure(partial)
         _make(partial, f"-j{os.cpu_count() or 1}", "bzImage", "modules", progress=progress)
     with step(progress, "sanitizer kernel, packing"):
