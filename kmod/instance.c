@@ -20,7 +20,11 @@
 #include "watchdog.h"
 
 /* What one level of C may use below the last check of the stack, in bytes. */
+#ifdef CONFIG_KASAN /* stacks are twice as large, and calls take more than that of them */
+#define STACK_RESERVE		(10 * 1024)
+#else
 #define STACK_RESERVE		3072
+#endif
 /* What Lua may use of an interrupt stack, where we are not told its end, in bytes. */
 #define STACK_INTERRUPT		(7 * 1024)
 

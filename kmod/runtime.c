@@ -194,10 +194,10 @@ static void runtime_close(struct lunatik_runtime *rt,
 	WRITE_ONCE(rt->netns, 0);
 	WRITE_ONCE(rt->stopped, true);
 	for_each_instance(i, rt) {
-		spin_lock(&rt->lock);
+		spin_lock_bh(&rt->lock);
 		instance = rt->instance[i];
 		rt->instance[i] = NULL;
-		spin_unlock(&rt->lock);
+		spin_unlock_bh(&rt->lock);
 		if (instance)
 			leaked += lunatik_instance_destroy(instance);
 	}
@@ -280,11 +280,11 @@ static struct lunatik_instance *runtime_instance(struct lunatik_runtime *rt,
 {
 	struct lunatik_instance *instance;
 
-	spin_lock(&rt->lock);
+	spin_lock_bh(&rt->lock);
 	instance = rt->instance[i];
 	if (instance)
 		kref_get(&instance->refs);
-	spin_unlock(&rt->lock);
+	spin_unlock_bh(&rt->lock);
 	return instance;
 }
 
@@ -447,9 +447,9 @@ static void exchange(struct lunatik_runtime *rt, unsigned int i,
 	struct lunatik_instance *old = rt->instance[i];
 
 	lunatik_slots_switch(rt, i);
-	spin_lock(&rt->lock);
+	spin_lock_bh(&rt->lock);
 	rt->instance[i] = *instance;
-	spin_unlock(&rt->lock);
+	spin_unlock_bh(&rt->lock);
 	(*instance)->closed = false;
 	old->closed = true;
 	*instance = old;
@@ -775,7 +775,7 @@ void lunatik_runtime_sum(struct lunatik_runtime *rt, struct lunatik_sum *sum)
 	unsigned int i;
 
 	*sum = (struct lunatik_sum){ .state = LUNATIK_STATE_STOPPED };
-	spin_lock(&rt->lock);
+	spin_lock_bh(&rt->lock);
 	for_each_instance(i, rt) {
 		instance = rt->instance[i];
 		if (!instance)
@@ -786,7 +786,7 @@ void lunatik_runtime_sum(struct lunatik_runtime *rt, struct lunatik_sum *sum)
 		sum->budget = instance->budget;
 		sum->memory += READ_ONCE(instance->memory);
 	}
-	spin_unlock(&rt->lock);
+	spin_unlock_bh(&rt->lock);
 	lunatik_slots_sum(rt, &statistics);
 	sum->calls = lunatik_statistics_packets(&statistics) -
 		statistics.reentered;

@@ -12,7 +12,7 @@
  *	rtnl	 where a hook is at a device
  *	slots_lock  mutex; the list of slots
  *	the locks of instances, see instance.h
- *	lock	 spinlock; which instances there are
+ *	lock	 spinlock, bottom halves off; which instances there are
  *	texts	 seqlock; what is told of in any context while it changes
  * A task that already runs in a runtime only ever tries the locks of another one,
  * so no cycle of runtimes can deadlock.

@@ -39,9 +39,9 @@ MEMORY_TRACEPOINTS = (
 
 SLEEPERS: tuple[tuple[str, ...], ...] = (
     ("__cond_resched",),  # might_sleep() of everything so marked, unless preempt=full
-    ("mutex_lock",),
-    ("mutex_lock_interruptible",),
-    ("mutex_lock_killable",),
+    ("mutex_lock", "mutex_lock_nested"),
+    ("mutex_lock_interruptible", "mutex_lock_interruptible_nested"),
+    ("mutex_lock_killable", "mutex_lock_killable_nested"),
     ("ww_mutex_lock",),
     ("rt_mutex_lock",),
     ("down",),
@@ -75,7 +75,7 @@ SLEEPERS: tuple[tuple[str, ...], ...] = (
     ("lock_sock_nested",),
     ("vmalloc_noprof", "vmalloc"),
 )
-"""Functions that may sleep; later names of a row are those of older kernels (6.1)."""
+"""Functions that may sleep; later names of a row are those of other kernels (6.1, lockdep)."""
 
 BOTTOM_HALVES = (
     ("__local_bh_enable_ip", "local_bh_enable_ip"),

@@ -364,6 +364,9 @@ def test_the_checks_fail_for_the_other_kind_of_runtime(loaded, watch):
             check(Seen([]))
 
 
+@pytest.mark.expects_splat("sleeping function called", sanitizer=True)
+@pytest.mark.expects_splat("Invalid wait context", sanitizer=True)
+@pytest.mark.kernel(alone=True)
 def test_a_mutex_taken_in_a_callback_is_seen(loaded, watch):
     source = Path(__file__).parents[1] / "sabotage" / "mutex.lua"
     subprocess.run(["insmod", GUEST_MODULE.with_name("lunatik_sabotage.ko")], check=True)

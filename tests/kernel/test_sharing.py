@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bridge.lunatik import Lunatik, Runtime
+from bridge.testing import sanitizers
 from netns import Topology
 
 pytestmark = pytest.mark.kernel
@@ -282,7 +283,8 @@ def test_many_lives_of_objects_leave_the_memory_as_it_was(lunatik):
     empty = _objects_bytes()
     for i in range(LIVES):
         live(bool(i % 2))
-    assert settled() - before < SLACK_BYTES
+    # KASAN keeps freed objects back, which count as in use: there kmemleak judges.
+    assert settled() - before < SLACK_BYTES or sanitizers.present()
     assert _objects_bytes() == empty
 
 

@@ -37,10 +37,10 @@ def test_inner():
 """
 
 
-def _run(pytester: pytest.Pytester, plant: str) -> pytest.RunResult:
+def _run(pytester: pytest.Pytester, plant: str, *options: str) -> pytest.RunResult:
     pytester.makepyfile(CASE.format(plant=plant))
     return pytester.runpytest_subprocess(
-        "-p", "bridge.testing.plugin", "-p", "no:cacheprovider"
+        "-p", "bridge.testing.plugin", "-p", "no:cacheprovider", *options
     )
 
 
@@ -76,7 +76,7 @@ def test_a_planted_defect_fails_the_test_that_met_it(
 @pytest.mark.expects_splat("new suspected memory leaks")
 def test_lost_memory_fails_the_session(pytester, monkeypatch):
     monkeypatch.delenv("LUNABRIDGE_IN_LAB")  # where the session itself has to look
-    result = _run(pytester, "lose")
+    result = _run(pytester, "lose", "--native")
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines(
         [

@@ -23,6 +23,7 @@ from bridge.errors import LuaError, ModuleError
 from bridge.fuzz.journal import Journal
 from bridge.fuzz.sending import stop_all
 from bridge.lunatik import Lunatik, Runtime
+from bridge.testing import sanitizers
 from netns import Topology, namespace
 
 pytestmark = pytest.mark.kernel
@@ -256,7 +257,8 @@ def test_everything_at_once_leaves_nothing(lunatik, long_run, seed, tally):
                  "resumed by another", "stopped by another",
                  "namespaces taken away under a runtime"):  # fmt: skip
         assert done[what], what
-    assert grown < SLACK_BYTES
+    # KASAN keeps freed objects back, which count as in use: there kmemleak judges.
+    assert grown < SLACK_BYTES or sanitizers.present()
 
 
 def test_a_process_that_does_not_end_is_reported_with_its_kernel_stack(lunatik, monkeypatch):

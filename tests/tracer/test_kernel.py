@@ -278,6 +278,7 @@ def test_a_wrong_number_of_packets_is_caught(sabotage: Sabotage) -> None:
         prove(trace, 4).require()
 
 
+@pytest.mark.stock_kernel("it sends too slowly to overrun the ring")
 def test_a_ring_too_small_makes_the_proof_inconclusive(sabotage: Sabotage) -> None:
     with Tracer(ring_pages=1) as tracer:
         with honest(sabotage):
