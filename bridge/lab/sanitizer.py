@@ -157,7 +157,10 @@ def _change(tree: Path, name: str, old: str, new: str) -> None:
     """Change one place in the kernel's source."""
     text = (tree / name).read_text()
     if text.count(old) != 1:
-        raise LabError(f"this kernel's {name} does not say {old.strip()!r} once")
+        raise LabError(
+            f"this kernel's {name} does not say {old.strip()!r} once",
+            cure="see what it says now, and adapt _CALLERS in bridge/lab/sanitizer.py",
+        )
     (tree / name).write_text(text.replace(old, new))
 
 
