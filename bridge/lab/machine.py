@@ -141,6 +141,9 @@ def kernel_words(options: Options, boot: Boot) -> list[str]:
     words = ["console=ttyS0", "panic=-1", "oops=panic", "mitigations=off"]
     if options.sanitizer:
         words.append("kasan_multi_shot")  # report every fault, not the first alone
+        # Connection tracking walks its whole table now and then, which takes long here,
+        # as does whatever waits for readers.
+        words += ["nf_conntrack.hashsize=256", "rcupdate.rcu_expedited=1"]
     return [*words, f"LAB_KEY={boot.key}", *options.append]
 
 
