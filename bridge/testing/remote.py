@@ -35,10 +35,14 @@ _TURN_S = 0.1
 
 @dataclass(slots=True)
 class Group:
-    """Tests that one guest runs in this order; ``alone`` needs a guest of its own."""
+    """Tests that one guest runs in this order.
+
+    ``alone`` needs a guest of its own, ``upset`` whose kernel it upsets on purpose.
+    """
 
     nodeids: list[str]
     alone: bool = False
+    upset: bool = False
     finished: int = 0
 
 
@@ -233,6 +237,9 @@ class Remote:
         """Note that the group has run; a test it did not finish has failed."""
         if group.finished < len(group.nodeids):
             self._give_up(slot, group, LabError("the guest's pytest ended early"))
+        elif group.upset:  # what such a kernel has lost says nothing
+            self._outcomes[group.nodeids[-1]].over = True
+            self._drop(slot)
         elif group.alone or spent or not self._queue or self._queue[0].alone:
             guest.look_for_leaks()
         else:
@@ -259,7 +266,7 @@ class Remote:
         self._outcomes[victim].reports.append(trouble)
         self._outcomes[victim].over = True
         if rest:
-            self._queue.appendleft(Group(rest, group.alone))
+            self._queue.appendleft(Group(rest, group.alone, group.upset))
         self._drop(slot)
 
     def _drop(self, slot: int) -> None:
@@ -275,14 +282,15 @@ def _is_kernel(item: pytest.Item) -> bool:
 def _groups(items: Iterable[pytest.Item]) -> list[Group]:
     """Return the tests by file, and those that need a guest of their own one by one."""
 
-    def key(item: pytest.Item) -> tuple[str, str]:
+    def key(item: pytest.Item) -> tuple[str, str, bool]:
         marker = item.get_closest_marker("kernel")
         alone = marker is not None and marker.kwargs.get("alone", False)
-        return item.nodeid.partition("::")[0], item.nodeid if alone else ""
+        upset = alone and item.get_closest_marker("expects_splat") is not None
+        return item.nodeid.partition("::")[0], item.nodeid if alone else "", upset
 
     return [
-        Group([item.nodeid for item in members], alone=bool(lone))
-        for (_, lone), members in groupby(items, key)
+        Group([item.nodeid for item in members], bool(lone), upset)
+        for (_, lone, upset), members in groupby(items, key)
     ]
 
 
