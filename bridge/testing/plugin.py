@@ -72,8 +72,9 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.addinivalue_line(
         "markers",
-        "expects_splat(text, sanitizer=False): the kernel's log must show a splat with this"
-        " text; sanitizer: on a kernel with sanitizers, others cannot tell",
+        "expects_splat(text, sanitizer=False, maybe=False): the kernel's log must show a splat"
+        " with this text; sanitizer: on a kernel with sanitizers, others cannot tell; maybe:"
+        " it need not come",
     )
     config.addinivalue_line(
         "markers",

@@ -39,6 +39,23 @@ def test_an_expected_splat_passes(pytester):
     _inner(pytester, SPLAT, marks).assert_outcomes(passed=1)
 
 
+@pytest.mark.expects_splat("planted here")
+def test_a_splat_is_shown_with_the_lines_after_it(pytester):
+    result = _inner(pytester, f'{SPLAT}; Path("/dev/kmsg").write_text("its stack\\n")')
+    result.stdout.fnmatch_lines(["*kernel log: BUG: planted here*", "*    its stack*"])
+
+
+def test_a_splat_that_may_come_need_not(pytester):
+    marks = '@pytest.mark.expects_splat("planted", maybe=True)'
+    _inner(pytester, "pass", marks).assert_outcomes(passed=1)
+
+
+@pytest.mark.expects_splat("planted here")
+def test_a_splat_that_may_come_passes(pytester):
+    marks = '@pytest.mark.expects_splat("planted", maybe=True)'
+    _inner(pytester, SPLAT, marks).assert_outcomes(passed=1)
+
+
 def test_an_expected_splat_that_does_not_come_fails(pytester):
     result = _inner(pytester, "pass", '@pytest.mark.expects_splat("planted")')
     result.assert_outcomes(passed=1, errors=1)

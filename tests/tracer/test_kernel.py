@@ -212,6 +212,7 @@ def test_a_callback_that_enables_bottom_halves_is_caught(sabotage: Sabotage) -> 
 
 @MAY_SLEEP
 @pytest.mark.expects_splat("inconsistent lock state", sanitizer=True)
+@pytest.mark.expects_splat("lockdep is turned off", sanitizer=True, maybe=True)
 @pytest.mark.kernel(alone=True)
 def test_what_a_hard_interrupt_does_is_not_held_against_the_callback(
     sabotage: Sabotage,
