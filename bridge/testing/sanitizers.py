@@ -19,6 +19,14 @@ def present() -> bool:
     return LOCKDEP.exists()
 
 
+def fewer(count: int, *, by: int = 5) -> int:
+    """Return how often a test is to repeat what takes several times as long here.
+
+    That is ``count``, on a kernel with sanitizers one in ``by`` of it.
+    """
+    return count // by if present() else count
+
+
 def forget_leaks() -> None:
     """Let leaks() report only what leaks from now on."""
     leaks()

@@ -11,8 +11,9 @@ from bridge.fuzz import execution, sending
 from bridge.fuzz.programs import Programs
 from bridge.fuzz.vocabulary import Vocabulary
 from bridge.lunatik import Lunatik
+from bridge.testing import sanitizers
 
-SHORT, LONG = 150, 2500
+SHORT, LONG = sanitizers.fewer(150), 2500
 PARTS = range(8)
 """Seeds; each is a test, so that none is silent for long."""
 

@@ -10,6 +10,7 @@ import pytest
 
 from bridge.errors import ModuleError
 from bridge.runtime_events import Broken, Failed, Stopped
+from bridge.testing import sanitizers
 
 pytestmark = pytest.mark.kernel
 
@@ -149,7 +150,7 @@ def test_a_script_that_takes_over_begins_anew(lunatik, events, fussy, send):
 
 
 def test_it_may_break_while_it_is_replaced(lunatik, fussy, send, router):
-    for _ in range(10):
+    for _ in range(sanitizers.fewer(10)):
         runtime = fussy(breaker=20)
         address = router["server"].address()
         flood = router["client"].popen(

@@ -14,8 +14,7 @@ from netns import Topology
 
 pytestmark = pytest.mark.kernel
 
-# Fewer where each takes several times as long.
-CYCLES = 100 if sanitizers.present() else 1000
+CYCLES = sanitizers.fewer(1000, by=40)
 # What the slab's own bookkeeping moves by: objects parked on per-CPU lists count as
 # in use. A leak of one smallest object a cycle would be 8,000 bytes, of one Lua state
 # 14,000,000.
@@ -47,7 +46,7 @@ def test_many_lives_under_traffic_leave_slab_and_references_as_they_were():
             ["ping", "-f", "-q", server.address()], stdout=subprocess.DEVNULL
         )
         try:
-            for _ in range(20):  # caches and lists fill up once
+            for _ in range(sanitizers.fewer(20)):  # caches and lists fill up once
                 live()
             references, before = _references(), _kmalloc_bytes()
             for _ in range(CYCLES):

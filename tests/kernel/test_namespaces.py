@@ -10,11 +10,12 @@ from contextlib import ExitStack
 import pytest
 
 from bridge.lunatik import Lunatik
+from bridge.testing import sanitizers
 from netns.namespace import DIRECTORY, entered
 
 pytestmark = pytest.mark.kernel
 
-MANY = 60
+MANY = sanitizers.fewer(60)
 COUNT = """
 local nf = require "netfilter"
 nf.register{pf = nf.family.INET, hooknum = nf.inet_hooks.LOCAL_OUT, priority = 0,
@@ -62,6 +63,7 @@ def test_hooks_in_many_namespaces_each_count_their_own_packets(many):
 def test_a_runtime_created_inside_a_namespace_has_its_hooks_there(many):
     create = f"""
 from bridge.lunatik import Lunatik
+from bridge.testing import sanitizers
 Lunatik.connect().runtime("inside", source={COUNT!r}, sleep=False)
 """
     with Lunatik.load() as lunatik:

@@ -14,6 +14,7 @@ import pytest
 
 from bridge import cli
 from bridge.errors import LuaError, ModuleError
+from bridge.testing import sanitizers
 
 pytestmark = pytest.mark.kernel
 
@@ -237,7 +238,7 @@ def test_hooks_can_be_read_while_runtimes_come_and_go(lunatik, script, router):
     thread = threading.Thread(target=churn)
     thread.start()
     try:
-        for _ in range(150):
+        for _ in range(sanitizers.fewer(150)):
             seen = [one.number for one in lunatik.hooks()]
             assert len(seen) == len(set(seen))
             mine = [one for one in lunatik.hooks() if one.runtime_id in {s.id for s in steady}]

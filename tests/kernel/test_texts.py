@@ -27,7 +27,8 @@ NLMSG_DONE = 3
 LUNATIK_A_ID = 1
 TEXT = re.compile(rb"[ab]{5,}.", re.DOTALL)
 LONG, SHORT = "a" * 63, "b" * 5
-PACKETS = 2_000 if sanitizers.present() else 20_000
+PACKETS = sanitizers.fewer(20_000, by=40)
+REPLACEMENTS = sanitizers.fewer(200, by=8)
 MANY = """
 local nf = require "netfilter"
 for priority = 1, 100 do
@@ -100,7 +101,7 @@ def test_a_name_is_read_whole_while_scripts_replace_each_other(script, reader):
     runtime = script(MANY, name=LONG, sleep=False)
     reading = reader(Command.HOOK_GET, runtime.id)
     try:
-        for turn in range(200):
+        for turn in range(REPLACEMENTS):
             runtime.replace((SHORT, LONG)[turn % 2], source=MANY)
     finally:
         seen = reading.stop()

@@ -20,12 +20,13 @@ import pytest
 
 from bridge.errors import LuaError, ModuleError
 from bridge.lunatik import GUEST_MODULE, Lunatik
+from bridge.testing import sanitizers
 
 pytestmark = pytest.mark.kernel
 
 PARAMETERS = Path("/sys/module/lunatik/parameters")
 LENGTHS = (1, 2, 2**31)
-STRIDE = 29
+STRIDE = 149 if sanitizers.present() else 29
 # More than any of these allocates: that nothing is reached any more must come first.
 MANY = 20_000
 OUT_OF_MEMORY = r"not enough memory|errno 12|Cannot allocate memory|error in error handling"
