@@ -19,6 +19,7 @@ from bridge.errors import LabError
 from bridge.lab import image, recipe
 from bridge.lab.initramfs import chroot_argv
 from bridge.lab.progress import to_stderr
+from bridge.parts import PROJECT
 
 SCRIPTS = ("scripts/checkpatch.pl", "scripts/spelling.txt", "scripts/const_structs.checkpatch",
            "scripts/kernel-doc")  # fmt: skip
@@ -117,7 +118,7 @@ def _over_sources(sysroot: Path, argv: list[str]) -> list[str]:
         files = []
         for top in (module.SOURCES, module.SABOTAGE):
             for source in sorted(top.rglob("*.[ch]")):
-                name = source.relative_to(module.PROJECT)
+                name = source.relative_to(PROJECT)
                 copy = Path(scratch) / name
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 copy.write_bytes(source.read_bytes())

@@ -31,13 +31,14 @@ from bridge.netlink import (
     pack_values,
     unpack_values,
 )
+from bridge.parts import part
 from bridge.runtime_events import Events
 
 __all__ = ["HookInfo", "Info", "Lunatik", "Runtime", "RuntimeInfo", "State", "Value"]
 
 GUEST_MODULE = Path("/run/lunatik/lunatik.ko")
 LOADED = Path("/sys/module/lunatik")
-LUA_ROOT = Path(__file__).resolve().parent.parent / "lua"
+LUA_ROOT = part("lua")
 SOURCE_MAX_BYTES = 60 * 1024
 _LUA_ERRNO = {errno.ENOEXEC, errno.ENOENT, errno.ENOMEM}
 _CURES = {

@@ -22,11 +22,11 @@ from tempfile import TemporaryDirectory
 from bridge.errors import EnvironmentLacking, LabError, ModuleError
 from bridge.lab import Lab, image, recipe, sanitizer
 from bridge.lab.initramfs import chroot_argv
+from bridge.parts import PROJECT, part
 
-PROJECT = Path(__file__).resolve().parent.parent
-SOURCES = PROJECT / "kmod"
-LUA_ROOT = PROJECT / "lua"
-SABOTAGE = PROJECT / "tests" / "sabotage"
+SOURCES = part("kmod")
+LUA_ROOT = part("lua")
+SABOTAGE = PROJECT / "tests" / "sabotage"  # not there where the bridge is installed
 # Where the guest finds what the host built.
 GUEST_DIRECTORY = "/run/lunatik"
 LOCK = "module.lock"
@@ -135,16 +135,25 @@ def _find_lua(sysroot: Path) -> Path:
     return tarballs[0]
 
 
-def _source_files() -> list[Path]:
-    files = [path for top in (SOURCES, SABOTAGE) for path in top.rglob("*") if path.is_file()]
-    return sorted(path for path in files if "build" not in path.relative_to(PROJECT).parts)
+def _source_files() -> dict[str, Path]:
+    """Return the files a build needs, by their names in the project's tree.
+
+    The sabotage module, which the project's own tests need, is among them in a checkout.
+    """
+    found = {
+        f"{name}/{path.relative_to(top).as_posix()}": path
+        for name, top in (("kmod", SOURCES), ("tests/sabotage", SABOTAGE))
+        for path in top.rglob("*")
+        if path.is_file() and "build" not in path.relative_to(top).parts
+    }
+    return dict(sorted(found.items()))
 
 
 def _fingerprint(kernel: Kernel) -> str:
     # Two kernels of one release may differ in their configuration, not in their place.
     digest = hashlib.sha256(str(kernel.sysroot).encode())
-    for path in _source_files():
-        digest.update(f"{path.relative_to(PROJECT)}\0".encode())
+    for name, path in _source_files().items():
+        digest.update(f"{name}\0".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -179,8 +188,8 @@ def _build_into(kernel: Kernel, target: Path) -> None:
 
 
 def _copy_sources(kernel: Kernel, directory: Path) -> None:
-    for source in _source_files():
-        copy = directory / source.relative_to(PROJECT)
+    for name, source in _source_files().items():
+        copy = directory / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, copy)
     shutil.copyfile(kernel.lua_tarball, directory / kernel.lua_tarball.name)

@@ -28,13 +28,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from bridge import errors
 from bridge.errors import BridgeError, EnvironmentLacking, LabTimeout, LuaError
 from bridge.events import Event, Failure, Stage, from_json
+from bridge.parts import PROJECT
 
 if TYPE_CHECKING:
     from bridge.lab import Lab, Session
 
 Progress = Callable[[str], None]
 
-PROJECT = Path(__file__).resolve().parent.parent
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 DEFAULT_LAB = "default"
 """The name of the lab that `lunabridge lab up` keeps."""

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bridge.errors import PolicyError, UsageError
+from bridge.parts import part
 
-LUA_ROOT = Path(__file__).resolve().parent.parent / "lua"
+LUA_ROOT = part("lua")
 SOURCE_MAX_BYTES = 60 * 1024
 NAME_MAX = 63
 

@@ -10,7 +10,7 @@ that `lunabridge lab up` keeps running) or from whichever there is.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -173,7 +173,7 @@ class Lab:
         try:
             channel = self._open(sock)
             with self._translated():
-                tree.synchronise(channel, self._project, tree.PROJECT, Deadline(TRANSFER_S))
+                self._mirror(channel, self._project, tree.PROJECT, tree.scan(self._project))
             return Session(
                 channel,
                 Spec(tuple(argv), env or {}, cwd, terminal),
@@ -195,10 +195,16 @@ class Lab:
         with self._channel() as channel:
             return get_file(channel, path, Deadline(TRANSFER_S))
 
-    def synchronise(self, local: Path, directory: str) -> int:
-        """Mirror a directory to a read-only one in the guest; return the files sent."""
+    def synchronise(
+        self, local: Path, directory: str, paths: Iterable[str] | None = None
+    ) -> int:
+        """Mirror a directory to a read-only one in the guest; return the files sent.
+
+        ``paths`` are the files below it that are wanted, all of them unless given.
+        """
+        want = tree.scan(local) if paths is None else tree.describe(local, paths)
         with self._channel() as channel:
-            return tree.synchronise(channel, local, directory, Deadline(TRANSFER_S))
+            return self._mirror(channel, local, directory, want)
 
     def ping(self, timeout_s: float = _ANSWER_S) -> None:
         """See whether the guest answers; raises LabTimeout or GuestCrashed."""
@@ -207,6 +213,11 @@ class Lab:
             self._open(sock, timeout_s)
         finally:
             self._carrier.release(sock)
+
+    def _mirror(
+        self, channel: Channel, local: Path, directory: str, want: Mapping[str, str]
+    ) -> int:
+        return tree.synchronise(channel, local, directory, want, Deadline(TRANSFER_S))
 
     @contextmanager
     def _channel(self) -> Iterator[Channel]:

@@ -1,18 +1,21 @@
-"""The project tree: what of it the guest sees, and how it is brought up to date."""
+"""Trees of the host's that the guest mirrors, and how a mirror is brought up to date.
+
+The project's own is always there; it is what the guest's Python imports the bridge from.
+"""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-import bridge
+from bridge import parts
 from bridge.lab.channel import Channel, Deadline, expect_ok, have_tree
 from bridge.lab.guest.frames import CHUNK
 
 PROJECT = "/project"
-_PARTS = ("bridge", "netns", "lua", "kmod")
+_PACKAGES = ("bridge", "netns")
 _SKIP_DIRS = {
     ".git", ".venv", "build", "dist", "node_modules", "__pycache__",
     ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis",
@@ -22,23 +25,28 @@ _SKIP_SUFFIXES = (".pyc", ".o", ".cmd", ".egg-info")
 
 def project_root() -> Path:
     """Return the directory that holds the bridge's own packages."""
-    return Path(bridge.__file__).resolve().parents[1]
+    return parts.PROJECT
 
 
 def scan(root: Path) -> dict[str, str]:
-    """Return path and meta (mode, size, mtime) of the files the guest shall see.
+    """Return path and meta (mode, size, mtime) of the files below ``root``.
 
-    Where ``root`` is not a source tree but a place packages are installed to,
-    only the bridge's own parts of it count.
+    Where that is the place that the bridge was installed to, only its own packages
+    count: others may be there too, for another Python than the guest's.
     """
-    if (root / "pyproject.toml").exists():
+    if root != parts.PROJECT or not parts.installed():
         return dict(_walk(root, ""))
     return {
         path: meta
-        for part in _PARTS
-        if (root / part).is_dir()
-        for path, meta in _walk(root / part, f"{part}/")
+        for package in _PACKAGES
+        for path, meta in _walk(root / package, f"{package}/")
     }
+
+
+def describe(root: Path, paths: Iterable[str]) -> dict[str, str]:
+    """Return path and meta of these files; what is not there, or is no file, is left out."""
+    found = ((path, _meta(root / path)) for path in paths)
+    return {path: meta for path, meta in found if meta}
 
 
 def _walk(directory: Path, prefix: str) -> Iterator[tuple[str, str]]:
@@ -47,16 +55,28 @@ def _walk(directory: Path, prefix: str) -> Iterator[tuple[str, str]]:
             if entry.is_dir(follow_symlinks=False):
                 if entry.name not in _SKIP_DIRS and not entry.name.endswith(_SKIP_SUFFIXES):
                     yield from _walk(Path(entry.path), f"{prefix}{entry.name}/")
-            elif not entry.name.endswith(_SKIP_SUFFIXES):
-                meta = entry.stat(follow_symlinks=False)
-                if stat.S_ISREG(meta.st_mode) or stat.S_ISLNK(meta.st_mode):
-                    mode = stat.S_IMODE(meta.st_mode)
-                    yield f"{prefix}{entry.name}", f"{mode:o} {meta.st_size} {meta.st_mtime_ns}"
+            elif not entry.name.endswith(_SKIP_SUFFIXES) and (meta := _meta(entry)):
+                yield f"{prefix}{entry.name}", meta
 
 
-def synchronise(channel: Channel, root: Path, directory: str, deadline: Deadline) -> int:
-    """Make ``directory`` in the guest a mirror of ``root``; return the files sent."""
-    want = scan(root)
+def _meta(entry: os.DirEntry[str] | Path) -> str | None:
+    """Return mode, size and mtime of a file or link, None for anything else."""
+    try:
+        meta = entry.stat(follow_symlinks=False)
+    except OSError:
+        return None  # it has just gone
+    if not (stat.S_ISREG(meta.st_mode) or stat.S_ISLNK(meta.st_mode)):
+        return None
+    return f"{stat.S_IMODE(meta.st_mode):o} {meta.st_size} {meta.st_mtime_ns}"
+
+
+def synchronise(
+    channel: Channel, root: Path, directory: str, want: Mapping[str, str], deadline: Deadline
+) -> int:
+    """Make ``directory`` in the guest a mirror of what of ``root`` is wanted.
+
+    ``want`` is what scan() or describe() returned. Returns the number of files sent.
+    """
     have = have_tree(channel, directory, deadline)
     changed = [path for path, meta in want.items() if have.get(path) != meta]
     for path in have.keys() - want.keys():
