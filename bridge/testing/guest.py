@@ -1,7 +1,7 @@
 """pytest inside the lab: run groups of tests as they are asked for, report as JSON lines.
 
-Each line of standard input is a request. One names tests, and the options that they
-look at: it is run by a pytest of its own in a process of its own. The other asks what
+Each line of standard input is a request. One names tests, and the setting they are to
+run in: it is run by a pytest of its own in a process of its own. The other asks what
 memory all of them have lost. The end of the input ends this. Standard output carries
 the events alone; whatever pytest and the tests print goes to standard error.
 """
@@ -12,11 +12,13 @@ import json
 import os
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Any, TextIO
 
 import pytest
 
 from bridge.testing import sanitizers
+from bridge.testing.setting import Options, Setting
 
 # What most groups of tests import: done once, here, it costs none of them anything.
 _COMMON = (
@@ -26,15 +28,6 @@ _COMMON = (
     "scapy.layers.inet6",
     "scapy.layers.dns",
 )
-
-ARGUMENTS = [
-    "-p", "bridge.testing.plugin",
-    "-p", "no:cacheprovider",
-    "-c", "pyproject.toml",
-    "-o", "addopts=--import-mode=importlib --strict-markers --strict-config",
-    "--basetemp=/tmp/pytest",
-    "-q",
-]  # fmt: skip
 
 
 class Reporter:
@@ -47,6 +40,15 @@ class Reporter:
     def pytest_configure(self, config: pytest.Config) -> None:
         """Keep what serialising a report takes."""
         self._config = config
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Send what cannot be collected."""
+        if report.failed:
+            send(self._out, event="uncollected", nodeid=report.nodeid, text=report.longreprtext)
+
+    def pytest_runtestloop(self) -> None:
+        """Say that the tests are there, and are about to run."""
+        send(self._out, event="collected")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Send a report."""
@@ -88,8 +90,12 @@ def main() -> int:
 
 
 def _run(wanted: dict[str, Any], out: TextIO) -> int:
-    arguments = [*ARGUMENTS, *wanted["options"], *wanted["nodeids"]]
-    status = pytest.main(arguments, plugins=[Reporter(out)])
+    setting = Setting(**wanted["setting"])
+    directory = Path(setting.directory)  # not there if no file is
+    os.chdir(directory if directory.is_dir() else setting.rootdir)
+    sys.path[:0] = setting.import_paths
+    arguments = setting.command_line(wanted["nodeids"])
+    status = pytest.main(arguments, plugins=[Reporter(out), Options(setting)])
     sys.stdout.flush()
     sys.stderr.flush()
     return int(status)

@@ -11,12 +11,15 @@ test that ran there fails for it.
 from __future__ import annotations
 
 import json
+import sys
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import groupby
+from pathlib import Path
 from time import monotonic
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
@@ -27,6 +30,8 @@ from bridge.lab import Lab, Options
 from bridge.lab.kernels import DEFAULT_KERNEL, SANITIZER, options_for
 from bridge.testing.leftout import LeftOut
 from bridge.testing.plugin import fail_on_skip
+from bridge.testing.repository import Repository
+from bridge.testing.setting import Setting
 
 Event = dict[str, Any]
 # Seconds that one guest is listened to while others may have something to say.
@@ -38,12 +43,15 @@ class Group:
     """Tests that one guest runs in this order.
 
     ``alone`` needs a guest of its own, ``upset`` whose kernel it upsets on purpose.
+    ``obstacle`` is why the guest's pytest cannot run them, which it says before the first.
     """
 
     nodeids: list[str]
     alone: bool = False
     upset: bool = False
     finished: int = 0
+    collected: bool = False
+    obstacle: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,29 +70,53 @@ class Outcome:
     over: bool = False
 
 
+class Explanation(str):
+    """The text of a failure; pytest shows the first line in its summary, as of others."""
+
+    __slots__ = ()
+
+    @property
+    def reprcrash(self) -> SimpleNamespace:
+        """What pytest looks at."""
+        return SimpleNamespace(message=self.partition("\n")[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Materials:
+    """What a guest gets besides the bridge: files of a repository, and how to run them."""
+
+    repository: Repository
+    files: list[str]
+    setting: dict[str, Any]
+
+
 class Guest:
     """A lab of its own, whose pytest runs one group after another."""
 
-    def __init__(self, options: Options, timeout_s: float) -> None:
+    def __init__(self, options: Options, timeout_s: float, materials: Materials) -> None:
         self.group: Group | None = None
         self._timeout_s = timeout_s
+        self._setting = materials.setting
         self._heard = monotonic()
         self._lines: deque[bytes] = deque()
         self._rest = b""
+        repository = materials.repository
         with ExitStack() as stack:
             self.lab = stack.enter_context(Lab.boot(options))
             module.install(self.lab)
+            if repository.is_mirrored:
+                self.lab.synchronise(repository.root, repository.guest_root, materials.files)
             self._session = stack.enter_context(
                 self.lab.popen(["python3", "-m", "bridge.testing.guest"])
             )
             self._session.on_stdout = self._receive
             self._stack = stack.pop_all()
 
-    def start(self, group: Group, options: list[str]) -> None:
-        """Have a group run, with these options of pytest."""
+    def start(self, group: Group) -> None:
+        """Have a group run."""
         self.group = group
         self._heard = monotonic()
-        self._ask(request="tests", nodeids=group.nodeids, options=options)
+        self._ask(request="tests", nodeids=group.nodeids, setting=self._setting)
 
     def look_for_leaks(self) -> None:
         """Have the guest say what memory its kernel has lost, as an event."""
@@ -107,10 +139,13 @@ class Guest:
         self._lines.clear()
         return found
 
+    def printed(self) -> str:
+        """What the guest's pytest printed."""
+        return self._session.stderr.decode(errors="replace")
+
     def explain(self) -> str:
         """What the guest's pytest printed, and the end of the console."""
-        printed = self._session.stderr.decode(errors="replace")
-        return f"{printed}\n--- console ---\n{self.lab.console_tail()}"
+        return f"{self.printed()}\n--- console ---\n{self.lab.console_tail()}"
 
     def close(self) -> None:
         """End pytest and the lab."""
@@ -136,7 +171,8 @@ class Remote:
             self._options = options_for(self._kernel)
         except UsageError as error:
             raise pytest.UsageError(f"--kernel: {error}") from None
-        self._test_options = ["--long"] if config.getoption("--long") else []
+        self._repository = Repository.at(config.rootpath)
+        self._materials = Materials(self._repository, [], {})
         if (guests := config.getoption("--guests")) < 1:
             raise pytest.UsageError("--guests: at least 1")
         self._guests: list[Guest | None] = [None] * guests
@@ -154,8 +190,10 @@ class Remote:
         return f"lunabridge: kernel tests run in the lab, kernel {self._kernel}{shared}"
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Note what the guests are to run."""
+        """Note what the guests are to run, and what they need for it."""
         items = [item for item in session.items if _is_kernel(item)]
+        if items and not session.config.getoption("collectonly"):
+            self._materials = _materials(session.config, self._repository, items)
         self._queue.extend(_groups(items))
         self._lossy = {
             item.nodeid: mark.args[0]
@@ -187,7 +225,7 @@ class Remote:
                 if isinstance(report, Trouble):
                     yield _failure(item, report)
                 else:
-                    yield _deserialised(item.config, report)
+                    yield _heard(item.config, _deserialised(item.config, report))
             if not outcome.over:
                 self._take_turns()
 
@@ -208,25 +246,33 @@ class Remote:
         if group.alone:
             self._drop(slot)
         try:
-            guest = self._guests[slot] or Guest(self._options, self._timeout_s)
+            guest = self._guests[slot] or Guest(self._options, self._timeout_s, self._materials)
             self._guests[slot] = guest
-            guest.start(group, self._test_options)
+            guest.start(group)
         except BridgeError as error:
             self._give_up(slot, group, error)
 
     def _listen(self, slot: int, guest: Guest, group: Group) -> None:
         try:
             for event in guest.events(_TURN_S):
-                if event["event"] == "end":
-                    self._end(slot, guest, group, spent=event["spent"])
-                elif event["event"] == "leaks":
-                    self._judge_leaks(slot, group, event["reports"])
-                elif event["event"] == "finish":
-                    self._finish(group, event["nodeid"])
-                else:
-                    self._outcomes[event["nodeid"]].reports.append(event["report"])
+                self._take(slot, guest, group, event)
         except BridgeError as error:
             self._give_up(slot, group, error)
+
+    def _take(self, slot: int, guest: Guest, group: Group, event: Event) -> None:
+        match event["event"]:
+            case "collected":
+                group.collected = True
+            case "uncollected":
+                group.obstacle = _obstacle(event["nodeid"], event["text"])
+            case "report":
+                self._outcomes[event["nodeid"]].reports.append(event["report"])
+            case "finish":
+                self._finish(group, event["nodeid"])
+            case "end":
+                self._end(slot, guest, group, spent=event["spent"])
+            case "leaks":
+                self._judge_leaks(slot, group, event["reports"])
 
     def _finish(self, group: Group, nodeid: str) -> None:
         """Note that a test has run; the last is over when the guest's session is."""
@@ -235,7 +281,9 @@ class Remote:
 
     def _end(self, slot: int, guest: Guest, group: Group, *, spent: bool) -> None:
         """Note that the group has run; a test it did not finish has failed."""
-        if group.finished < len(group.nodeids):
+        if not group.collected:
+            self._fail_all(slot, guest, group)
+        elif group.finished < len(group.nodeids):
             self._give_up(slot, group, LabError("the guest's pytest ended early"))
         elif group.upset:  # what such a kernel has lost says nothing
             self._outcomes[group.nodeids[-1]].over = True
@@ -245,6 +293,14 @@ class Remote:
         else:
             guest.group = None
             self._outcomes[group.nodeids[-1]].over = True
+
+    def _fail_all(self, slot: int, guest: Guest, group: Group) -> None:
+        """Fail tests that the guest's pytest cannot run, nor could another's."""
+        obstacle = group.obstacle or f"the guest's pytest ran no test\n{guest.printed()}"
+        for nodeid in group.nodeids:
+            self._outcomes[nodeid].reports.append(Trouble(obstacle))
+            self._outcomes[nodeid].over = True
+        self._drop(slot)
 
     def _judge_leaks(self, slot: int, group: Group, reports: list[str]) -> None:
         """End the last group of a guest, whose last test fails for what the guest lost."""
@@ -294,6 +350,54 @@ def _groups(items: Iterable[pytest.Item]) -> list[Group]:
     ]
 
 
+def _materials(
+    config: pytest.Config, repository: Repository, items: list[pytest.Item]
+) -> Materials:
+    """Return what the guests need; raises pytest.UsageError where they cannot have it."""
+    needed = {item.path for item in items} | _conftests(config)
+    if config.inipath:
+        needed.add(config.inipath)
+    for path in needed:
+        if repository.in_guest(path) is None:
+            raise pytest.UsageError(
+                f"{path} is not below the rootdir {repository.root}, so the lab does not have"
+                " it: leave out --rootdir, or run pytest where the tests are"
+            )
+    try:
+        files = repository.files(needed) if repository.is_mirrored else []
+    except UsageError as error:
+        raise pytest.UsageError(str(error)) from None
+    return Materials(repository, files, Setting.of(config, repository).as_json())
+
+
+def _conftests(config: pytest.Config) -> set[Path]:
+    files = (getattr(plugin, "__file__", None) for plugin in config.pluginmanager.get_plugins())
+    return {Path(file) for file in files if file and Path(file).name == "conftest.py"}
+
+
+def _obstacle(nodeid: str, text: str) -> str:
+    """Return why a file cannot be collected in the guest, the cause first."""
+    causes = [line.removeprefix("E").strip() for line in text.splitlines() if line[:1] == "E"]
+    cause = causes[-1] if causes else text.partition("\n")[0]
+    return (
+        f"{nodeid or 'a conftest.py'} cannot be loaded in the lab: {cause}\n"
+        "The lab has Python's standard library, pytest, scapy, pyroute2, bcc and the files of"
+        f" this repository that git does not ignore.\n\n{text}"
+    )
+
+
+def _heard(config: pytest.Config, report: pytest.TestReport) -> pytest.TestReport:
+    """Return the report; where nothing is captured (-s), what the test printed is printed."""
+    if config.getoption("capture") != "no":
+        return report
+    printed = {f"Captured {stream} {report.when}" for stream in ("stdout", "stderr")}
+    for title, text in report.sections:
+        if title in printed:
+            sys.stdout.write(text)
+    report.sections = [one for one in report.sections if not one[0].startswith("Captured std")]
+    return report
+
+
 def _deserialised(config: pytest.Config, data: Event) -> pytest.TestReport:
     restore: Callable[..., Any] = config.hook.pytest_report_from_serializable
     report: pytest.TestReport = restore(config=config, data=data)
@@ -314,6 +418,6 @@ def _failure(item: pytest.Item, trouble: Trouble) -> pytest.TestReport:
         location=item.location,
         keywords={},
         outcome="failed",
-        longrepr=trouble.text,
+        longrepr=Explanation(trouble.text),
         when=trouble.when,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bridge.lab.image import cache_dir
+from bridge.module import PROJECT
 
 # Asked for before pytester moves the home directory.
 CACHE_HOME = str(cache_dir().parent)
@@ -74,27 +75,24 @@ def test_that_loses_nothing():
 """
 
 
-def test_reports_come_back_and_a_panic_fails_one_test(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-):
-    from bridge.module import PROJECT
-
-    # The inner pytest has another home, and would build an image of its own there.
+@pytest.fixture
+def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
+    # The inner pytest has another home, and would build an image of its own there. It
+    # starts elsewhere, and is to load this tree's plugin.
     monkeypatch.setenv("XDG_CACHE_HOME", CACHE_HOME)
     monkeypatch.setenv("PYTHONPATH", str(PROJECT))
-    # The guest knows the project's tree alone, so the cases go there for a moment.
-    cases = PROJECT / "tests" / "plugin" / "test_zz_remote_cases.py"
-    cases.write_text(CASES)
-    more = cases.with_name("test_zz_remote_more.py")
-    more.write_text(MORE)
-    try:
-        result = pytester.runpytest_subprocess(
-            str(cases), str(more), "-c", str(PROJECT / "pyproject.toml"),
-            f"--rootdir={PROJECT}", "-p", "no:cacheprovider", "-rs", "--guests=2", timeout=300,
-        )  # fmt: skip
-    finally:
-        cases.unlink()
-        more.unlink()
+
+    def run(*arguments: str) -> pytest.RunResult:
+        return pytester.runpytest_subprocess(
+            "-p", "no:cacheprovider", "-rs", *arguments, timeout=300
+        )
+
+    return run
+
+
+def test_reports_come_back_and_a_panic_fails_one_test(pytester: pytest.Pytester, run):
+    pytester.makepyfile(test_cases=CASES, test_more=MORE)
+    result = run("--guests=2")
     result.assert_outcomes(passed=8, failed=2, skipped=1, errors=1)
     for line in (
         "*assert 7 == 8*", "*the guest crashed*", "*sysrq triggered crash*", "*for a reason*",
