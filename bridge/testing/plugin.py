@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 IN_LAB = "LUNABRIDGE_IN_LAB"
 
+pytest_plugins = ["bridge.testing.fixtures"]
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare the options and their twins in the ini file."""
@@ -66,6 +68,11 @@ def pytest_configure(config: pytest.Config) -> None:
         "kernel(min=None, reason=None, alone=False, sanitizer=False): needs a kernel with the"
         " module, of release min or later for that reason; alone: a lab of its own;"
         " sanitizer: the sanitizer kernel",
+    )
+    config.addinivalue_line(
+        "markers",
+        "topology(*hosts, static_neighbours=True): two to four hosts in a row, which the"
+        " fixture topology builds; those in the middle are routers",
     )
     config.addinivalue_line(
         "markers", "stock_kernel(reason): means nothing on the sanitizer kernel"

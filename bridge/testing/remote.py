@@ -296,7 +296,7 @@ class Remote:
 
     def _fail_all(self, slot: int, guest: Guest, group: Group) -> None:
         """Fail tests that the guest's pytest cannot run, nor could another's."""
-        obstacle = group.obstacle or f"the guest's pytest ran no test\n{guest.printed()}"
+        obstacle = group.obstacle or _refusal(guest.printed())
         for nodeid in group.nodeids:
             self._outcomes[nodeid].reports.append(Trouble(obstacle))
             self._outcomes[nodeid].over = True
@@ -384,6 +384,13 @@ def _obstacle(nodeid: str, text: str) -> str:
         "The lab has Python's standard library, pytest, scapy, pyroute2, bcc and the files of"
         f" this repository that git does not ignore.\n\n{text}"
     )
+
+
+def _refusal(printed: str) -> str:
+    """Return why the guest's pytest did not begin, the cause first."""
+    lines = [line for line in printed.splitlines() if line.strip()] or ["it says nothing"]
+    errors = [line for line in lines if line.startswith("ERROR: ")]
+    return f"pytest in the lab ran no test: {(errors or lines)[-1]}\n{printed}"
 
 
 def _heard(config: pytest.Config, report: pytest.TestReport) -> pytest.TestReport:
