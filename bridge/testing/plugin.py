@@ -134,4 +134,8 @@ def _runs_here(config: pytest.Config) -> bool:
     if config.getoption("--native") and config.getoption("--kernel"):
         raise pytest.UsageError("--kernel chooses the lab's kernel, --native uses no lab")
     native = config.getoption("--native") or config.getini("lunabridge_native")
+    if native and os.geteuid() != 0:
+        raise pytest.UsageError(
+            "--native loads a kernel module, as root: be root, or leave it out"
+        )
     return bool(native or os.environ.get(IN_LAB))

@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from time import monotonic
-from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
@@ -68,17 +67,6 @@ class Outcome:
 
     reports: deque[Event | Trouble] = field(default_factory=deque)
     over: bool = False
-
-
-class Explanation(str):
-    """The text of a failure; pytest shows the first line in its summary, as of others."""
-
-    __slots__ = ()
-
-    @property
-    def reprcrash(self) -> SimpleNamespace:
-        """What pytest looks at."""
-        return SimpleNamespace(message=self.partition("\n")[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,15 +342,15 @@ def _materials(
     config: pytest.Config, repository: Repository, items: list[pytest.Item]
 ) -> Materials:
     """Return what the guests need; raises pytest.UsageError where they cannot have it."""
-    needed = {item.path for item in items} | _conftests(config)
-    if config.inipath:
-        needed.add(config.inipath)
-    for path in needed:
+    tests = {item.path for item in items}
+    for path in tests:
         if repository.in_guest(path) is None:
             raise pytest.UsageError(
                 f"{path} is not below the rootdir {repository.root}, so the lab does not have"
                 " it: leave out --rootdir, or run pytest where the tests are"
             )
+    others = _conftests(config) | ({config.inipath} if config.inipath else set())
+    needed = tests | {path for path in others if repository.in_guest(path)}
     try:
         files = repository.files(needed) if repository.is_mirrored else []
     except UsageError as error:
@@ -425,6 +413,14 @@ def _failure(item: pytest.Item, trouble: Trouble) -> pytest.TestReport:
         location=item.location,
         keywords={},
         outcome="failed",
-        longrepr=Explanation(trouble.text),
+        longrepr=_shown(trouble.text),
         when=trouble.when,
     )
+
+
+def _shown(text: str) -> Any:
+    """Return what pytest shows of a failure with this text; its summary has the first line."""
+    try:
+        pytest.fail(text, pytrace=False)
+    except pytest.fail.Exception:
+        return pytest.ExceptionInfo.from_current().getrepr(style="value")

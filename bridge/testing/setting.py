@@ -24,7 +24,7 @@ _HOSTS = {
     "failedfirst", "file_or_dir", "guests", "help", "ignore", "ignore_glob", "importmode",
     "inifilename", "junitprefix", "kernel", "keyword", "last_failed_no_failures", "lf",
     "log_file", "markers", "markexpr", "maxfail", "native", "newfirst", "override_ini",
-    "pastebin", "plugins", "pythonwarnings", "reportchars", "rootdir", "setuponly",
+    "pastebin", "plugins", "pyargs", "pythonwarnings", "reportchars", "rootdir", "setuponly",
     "setupplan", "setupshow", "show_fixtures_per_test", "showfixtures", "stepwise",
     "stepwise_reset", "stepwise_skip", "strict", "strict_config", "strict_markers", "trace",
     "usepdb", "usepdb_cls", "version", "xmlpath",

@@ -54,6 +54,12 @@ def test_a_kernel_of_the_lab_and_no_lab_exclude_each_other(run):
     assert result.ret == pytest.ExitCode.USAGE_ERROR
 
 
+def test_native_use_without_root_is_refused(pytester, monkeypatch):
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    with pytest.raises(pytest.UsageError, match="--native loads a kernel module, as root"):
+        pytester.parseconfigure("--native")
+
+
 CASES = """
 import pytest
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
@@ -13,6 +14,8 @@ import pytest
 from bridge.parts import PROJECT
 
 Run = Callable[..., pytest.LineMatcher]
+
+PAGE = (PROJECT / "docs" / "testing.md").read_text()
 
 POLICY = """
 local nf = require "netfilter"
@@ -197,7 +200,7 @@ def test_each_mistake_is_named_in_the_first_line_of_its_failure(run: Run, tmp_pa
     assert len(starts) == len(CAUSES)
     for start, cause in zip(starts, CAUSES, strict=True):
         pytest.LineMatcher([start]).fnmatch_lines([f"E *{cause}"])
-    assert not [line for line in printed.lines if line.startswith("bridge/")]
+    assert not [line for line in printed.lines if "/bridge/" in line]
 
 
 def test_what_the_lab_cannot_load_fails_its_tests_with_the_cause(run: Run, tmp_path: Path):
@@ -209,6 +212,24 @@ def test_what_the_lab_cannot_load_fails_its_tests_with_the_cause(run: Run, tmp_p
         [
             "test_more.py cannot be loaded in the lab: ModuleNotFoundError: *hatchling*",
             "The lab has Python's standard library, *",
+            "FAILED test_more.py::test_2 - Failed: test_more.py cannot be loaded in the lab: *",
             "*3 failed*",
         ]
     )
+
+
+def _block(start: str) -> str:
+    found = re.search(rf"^```{start}(.*?)^```", PAGE, re.M | re.S)
+    assert found, f"the page has no block {start}"
+    return found[1]
+
+
+def test_the_page_about_testing_shows_what_happens(run: Run, tmp_path: Path):
+    policy = _block("lua atomic\n")
+    _write(tmp_path, {"policy.lua": policy, "test_policy.py": _block("python\n")})
+    run(status=0).fnmatch_lines(["*2 passed*"])
+    _write(tmp_path, {"policy.lua": policy.replace("== 53", "== 54")})
+    printed = run()
+    printed.fnmatch_lines(["*1 failed, 1 passed*"])
+    for line in _block("\n(?=>)").splitlines():
+        assert line in printed.lines
