@@ -19,7 +19,7 @@ from bridge.errors import UsageError
 from bridge.lab import tree
 
 GUEST_ROOT = "/repository"
-MOST_FILES = 10_000
+MOST_FILES = 5_000
 MOST_BYTES = 64 << 20
 
 _NEVER = {

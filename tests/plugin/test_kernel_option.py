@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -131,3 +133,16 @@ def test_no_guests_is_refused(run):
     result = run("--guests=0")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*--guests: at least 1*"])
+
+
+def test_the_host_imports_nothing_slow_for_the_plugin():
+    code = (
+        "import sys, bridge.testing.fixtures, bridge.testing.plugin, bridge.testing.remote\n"
+        "slow = {'bcc', 'netns', 'pyroute2', 'qemu', 'rich', 'scapy'}\n"
+        "print(sorted(slow & set(sys.modules)))"
+    )
+    root = Path(bridge.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
