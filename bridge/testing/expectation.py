@@ -116,7 +116,7 @@ class Expectation:
         for number, outcome in enumerate(self._outcomes):
             verdict = expected[number] if number < len(expected) else None
             mark = ">" if verdict not in {None, outcome.verdict} else " "
-            rows.append(f"{mark} {number + 1:3}  {verdict or 'any':9} {outcome}")
+            rows.append(f"{mark} {number + 1:3}  {verdict or 'any':9} {_brief(outcome)}")
         wrong = [number for number, row in enumerate(rows) if row[0] == ">"]
         first = max(0, (wrong[0] if wrong else 0) - _ROWS // 2)
         shown = rows[first : first + _ROWS]

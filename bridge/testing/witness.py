@@ -80,7 +80,8 @@ class Witness:
         host = self._hosts.get(runtime.netns, "another host")
         packets = self._since(hook, "packets")
         return (
-            f"  {hook.runtime_name} at {_hook_name(hook)} of {host}: {packets} packets"
+            f"  {hook.runtime_name} at {_hook_name(hook)} of {host}: {packets} packet"
+            f"{'' if packets == 1 else 's'}"
             f"{f' ({counted})' if counted else ''}"
         )
 

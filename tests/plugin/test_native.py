@@ -50,7 +50,7 @@ def test_they_run_here(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatc
             "lunabridge: kernel tests run here, on Linux *",
             "E  *AssertionError: expected accepted, but saw dropped (last seen at *",
             "E  *>   1  accepted  dropped (last seen at *",
-            "E  *policy.lua at FORWARD of router: 1 packets (1 dropped)",
+            "E  *policy.lua at FORWARD of router: 1 packet (1 dropped)",
             "E  *log: runtime * (policy.lua): saw a packet",
         ]
     )

@@ -37,6 +37,7 @@ pytestmark = pytest.mark.kernel
 
 @pytest.mark.parametrize("name", ["a.example", "b.example"])
 def test_dns_is_dropped(policy, send, expect, name):
+    print("asking for", name)
     policy("policy.lua")
     expect(send(dns_question(name))).dropped()
 
@@ -96,21 +97,23 @@ def test_a_newcomers_first_run_says_what_is_wrong_in_its_first_line(run: Run, tm
         },
     )
     assert not tmp_path.resolve().is_relative_to(PROJECT)
-    printed = run("--port=5353", "-rP", "--durations=1", "--junitxml=results.xml")
+    printed = run("--port=5454", "-rfP", "--durations=1", "--junitxml=results.xml")
     printed.fnmatch_lines(
         [
-            "rootdir: */test_a_newcomers*",
             "lunabridge: kernel tests run in the lab, kernel 6.12",
+            "rootdir: */test_a_newcomers*",
             "tests/test_policy.py ..F*",
             ">       expect(send(question)).dropped()",
             "E       AssertionError: expected dropped, but saw accepted: IP / UDP / DNS Qry*",
-            "E           expected  seen",
-            "E         >   1  dropped   accepted: IP / UDP / DNS Qry*",
-            "E           policy.lua at FORWARD of router: 1 packets (1 accepted)",
-            "tests/test_policy.py:13: AssertionError",
+            "E              expected  seen",
+            "E       >   1  dropped   accepted: IP / UDP / DNS Qry*",
+            "E         policy.lua at FORWARD of router: 2 packets (2 accepted)",
+            "tests/test_policy.py:14: AssertionError",
             "*Captured stdout setup*",
-            "asking at port 5353",
+            "asking at port 5454",
             "*PASSES*",
+            "*Captured stdout call*",
+            "asking for a.example",
             "*slowest*durations*",
             "*s * tests/test_policy.py::test_*",
             "FAILED tests/test_policy.py::test_another_port_is_dropped - AssertionError: "
