@@ -222,6 +222,10 @@ class Lunatik:
         _run(["insmod", str(path), *(f"{key}={value}" for key, value in chosen.items())])
         return cls(loaded_here=True)
 
+    def keep(self) -> None:
+        """Let close() leave the module loaded, also where it was loaded here."""
+        self._loaded_here = False
+
     def unload(self) -> None:
         """Unload the module; raises ModuleError (EBUSY) while runtimes exist."""
         alive = self.info().runtimes

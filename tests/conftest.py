@@ -1,12 +1,10 @@
-"""What kernel tests share: the loaded module, a topology, policies from text."""
+"""What kernel tests share: a topology, policies from text."""
 
 from __future__ import annotations
 
 import ssl
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,75 +17,6 @@ if TYPE_CHECKING:
 pytest_plugins = ["pytester"]
 
 Policy = Callable[..., "Runtime"]
-
-
-MODULE = Path("/sys/module/lunatik")
-
-
-class ModuleKeeper:
-    """The module with its defaults, loaded anew only where a test has left its mark on it.
-
-    To load and to unload takes longer than most tests, above all with sanitizers.
-    """
-
-    def __init__(self) -> None:
-        self._fresh: object = None
-
-    def connect(self) -> Lunatik:
-        """Return a connection to a module that is as if it had just been loaded."""
-        from bridge.lunatik import GUEST_MODULE, LUA_ROOT, Lunatik
-
-        if self._fresh is None:
-            subprocess.run(["insmod", GUEST_MODULE, f"root={LUA_ROOT}"], check=True)
-            self._fresh = self._state()
-        return Lunatik.connect()
-
-    def look(self) -> None:
-        """Unload it, unless all it shows is as it was after loading."""
-        if self._state() != self._fresh:
-            self.unload()
-
-    def unload(self) -> None:
-        """Unload it if it was loaded here."""
-        from bridge.lunatik import Lunatik
-
-        if self._fresh is not None and MODULE.exists():
-            with Lunatik.connect() as lunatik:
-                lunatik.unload()
-        self._fresh = None
-
-    def _state(self) -> object:
-        """Return every parameter, what it has allocated, and who holds it."""
-        from bridge.lunatik import Lunatik
-
-        if not MODULE.exists():
-            return None
-        parameters = {path.name: path.read_text() for path in MODULE.glob("parameters/*")}
-        with Lunatik.connect() as lunatik:
-            info = lunatik.info()
-        return parameters, info, (MODULE / "refcnt").read_text()
-
-
-KEEPER = ModuleKeeper()
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Let a test that loads the module in its own way find none."""
-    if "kept_module" not in getattr(item, "fixturenames", ()):
-        KEEPER.unload()
-
-
-@pytest.fixture
-def kept_module() -> Iterator[Lunatik]:
-    with KEEPER.connect() as lunatik:
-        yield lunatik
-    KEEPER.look()
-
-
-@pytest.fixture
-def lunatik(kept_module: Lunatik) -> Lunatik:
-    """The module, as if just loaded, with its defaults."""
-    return kept_module
 
 
 @pytest.fixture(scope="session")
