@@ -40,12 +40,14 @@ class ModuleKeeper:
 
     def unload(self) -> None:
         """Unload it if it was loaded here."""
-        from bridge.lunatik import Lunatik  # noqa: PLC0415 - slow to import
+        if self._fresh is None:
+            return
+        self._fresh = None
+        if _LOADED.exists():
+            from bridge.lunatik import Lunatik  # noqa: PLC0415 - slow to import
 
-        if self._fresh is not None and _LOADED.exists():
             with Lunatik.connect() as lunatik:
                 lunatik.unload()
-        self._fresh = None
 
     def _state(self) -> object:
         """Return every parameter, what it has allocated, and who holds it."""
