@@ -36,7 +36,7 @@ end
 _REASONS = ("instruction budget", "not enough memory", "stack overflow", "attempt to",
             "bad argument", "expected", "unexpected", "syntax error", "not found",
             "cross runtimes", "netfilter.register")  # fmt: skip
-_PACKETS = 4
+_PACKETS = 12
 
 
 class Packets:

@@ -224,7 +224,7 @@ class Writer:
 class Programs:
     """All programs of a seed; each number has a kind, see the methods."""
 
-    KINDS = ("chunk",) * 6 + ("body",) * 2 + ("callback", "mutant")
+    KINDS = ("chunk",) * 4 + ("body",) * 2 + ("callback",) * 3 + ("mutant",)
 
     def __init__(self, vocabulary: Vocabulary, seed: int) -> None:
         self._words, self._seed = vocabulary, seed
@@ -250,12 +250,14 @@ class Programs:
 
 def _policy(rng: random.Random, words: Vocabulary) -> str:
     writer = Writer(rng, words)
-    family = rng.choice(("IPV4", "IPV4", "INET", "INET", "IPV6", "ARP", "BRIDGE", "NETDEV"))
-    hooknum = rng.choice((*(f"netfilter.inet_hooks.{one}" for one in HOOKS), "0", "1", "5"))
+    # Most are to stand, and to be met.
+    family = rng.choice(("IPV4",) * 6 + ("INET",) * 6 + ("IPV6", "ARP", "BRIDGE", "NETDEV"))
+    named = [f"netfilter.inet_hooks.{one}" for one in HOOKS]
+    hooknum = rng.choice((*named * 4, "0", "1", "5"))
     kept = rng.choice(("", "kept = skb", "kept = function() return skb end"))
     uses = " ".join("pcall(skb.$method, skb, $list)" for _ in range(3))
     verdict = rng.choice(("1", "1", "1", "0", "3", "nil", "1, 7", "2", "{}", "1 << 40", "a"))
-    return writer.chunk(rng.randint(0, 2)) + writer.write(f"""
+    return writer.chunk(rng.choice((0, 0, 0, 0, 1, 2))) + writer.write(f"""
 local netfilter = require "netfilter"
 local kept
 netfilter.register{{
@@ -263,7 +265,7 @@ netfilter.register{{
   onerror = "{rng.choice(("accept", "drop"))}",
   hook = function(skb, ...) a, b = skb, kept {uses} $block {kept} return {verdict} end
 }}
-{rng.choice(("", "coroutine.yield(a)", "$guarded"))}
+{rng.choice(("", "", "coroutine.yield(a)", "coroutine.yield(a)", "$guarded"))}
 """)
 
 
