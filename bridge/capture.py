@@ -62,6 +62,11 @@ class Frame:
         return int.from_bytes(self.data[12:14], "big")
 
 
+def barrier(token: bytes, number: int) -> bytes:
+    """Return what a barrier frame has behind its addresses; ``token`` is 8 bytes."""
+    return BARRIER_ETHERTYPE.to_bytes(2, "big") + token + number.to_bytes(8, "big")
+
+
 class Capture:
     """Everything that arrives at one interface, until closed.
 
@@ -69,16 +74,25 @@ class Capture:
     all interfaces of a topology see each crossing of a link exactly once.
     """
 
-    def __init__(self, host: Host, interface: str, *, buffer_bytes: int = BUFFER_BYTES) -> None:
+    def __init__(
+        self,
+        host: Host,
+        interface: str,
+        *,
+        buffer_bytes: int = BUFFER_BYTES,
+        barrier_token: bytes = bytes(8),
+    ) -> None:
         """Start capturing. ``buffer_bytes`` is what the kernel may queue for the reader.
 
-        Raises TrafficError when the interface does not exist.
+        ``barrier_token`` are the 8 bytes that tell barriers from those of others. Raises
+        TrafficError when the interface does not exist.
         """
         self.host = host.name
         self.interface = interface
         self.frames: deque[Frame] = deque(maxlen=MOST_FRAMES)
         self.lost = 0
         self.barrier = 0
+        self._token = barrier_token
         # Protocol 0 receives nothing; frames flow from the bind on, from this interface only.
         self._socket = host.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         try:
@@ -117,12 +131,13 @@ class Capture:
         """Take what the kernel has queued: keep it in ``frames`` and return it.
 
         Also brings up to date ``lost``, the number of frames the queue could not hold, and
-        ``barrier``, the number in the last barrier frame, which is not kept.
+        ``barrier``, the number in the last barrier frame; such frames are not kept.
         """
         new = []
         while (frame := self._receive()) is not None:
             if frame.ethertype == BARRIER_ETHERTYPE:
-                self.barrier = int.from_bytes(frame.data[14:22], "big")
+                if frame.data[14:22] == self._token:
+                    self.barrier = int.from_bytes(frame.data[22:30], "big")
             else:
                 new.append(frame)
         self.frames.extend(new)

@@ -123,6 +123,8 @@ class Traffic:
         self._links: dict[tuple[str, str], socket.socket] = {}
         self._last_frames: dict[Frame, tuple[int, Outcome]] = {}
         self._lost_before: dict[Capture, int] = {}
+        # So that other traffic's barriers on the same links are not taken for ours.
+        self._token = os.urandom(8)
         self._barriers = itertools.count(1)
         self._tags = itertools.cycle(range(1, 1 << 16))
         self._dns_servers: list[DnsServer] = []
@@ -132,7 +134,12 @@ class Traffic:
             for host in self.topology:
                 for interface in host.interfaces:
                     place = (host.name, interface.name)
-                    capture = Capture(host, interface.name, buffer_bytes=self._buffer_bytes)
+                    capture = Capture(
+                        host,
+                        interface.name,
+                        buffer_bytes=self._buffer_bytes,
+                        barrier_token=self._token,
+                    )
                     self._captures[place] = self._sources[place] = stack.enter_context(capture)
                     link = host.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
                     self._links[place] = stack.enter_context(link)
@@ -374,7 +381,7 @@ class Traffic:
         for hop in path:
             number = next(self._barriers)
             frame = _mac(hop.into.mac) + _mac(hop.out.mac)
-            frame += capturing.BARRIER_ETHERTYPE.to_bytes(2, "big") + number.to_bytes(8, "big")
+            frame += capturing.barrier(self._token, number)
             self._drain()  # so that the queue has room for the barrier itself
             self._links[hop.sender, hop.out.name].send(frame)
             self._await_barrier(self._captures[hop.receiver, hop.into.name], number)

@@ -299,6 +299,17 @@ def test_a_link_that_is_cut_is_a_failure_and_no_verdict() -> None:
             traffic.send(_udp(4))
 
 
+def test_barriers_of_other_traffic_are_not_taken_for_ones_own(shared_router: Topology) -> None:
+    with Traffic(shared_router) as one, Traffic(shared_router) as other:
+        for _ in range(3):
+            one.send(_udp(4, 9))
+        before = {capture: capture.barrier for capture in one._captures.values()}
+        (outcome,) = other.send(_udp(4, 9))  # with barriers of lower numbers
+        assert outcome.verdict is Verdict.ACCEPTED
+        one._drain()
+        assert {capture: capture.barrier for capture in before} == before
+
+
 def test_packets_held_back_are_waited_for(shared_router: Topology, policy: Policy) -> None:
     policy("ip id 777 drop")
     held = IP(id=777) / UDP(sport=4000, dport=99) / b"held"
