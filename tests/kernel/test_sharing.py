@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.lunatik import Lunatik, Runtime
+from bridge.lunatik import Lunatik, Runtime, RuntimeInfo
 from bridge.testing import sanitizers
 from netns import Topology
 
@@ -97,10 +97,10 @@ def _in_threads(runtimes: list[Runtime], rounds: int) -> None:
     """Resume each runtime in a thread and a connection of its own, so many times."""
     errors: list[Exception] = []
 
-    def drive(runtime: Runtime) -> None:
+    def drive(info: RuntimeInfo) -> None:
         connection = Lunatik.connect()
         try:
-            own = Runtime(connection, runtime.info())
+            own = Runtime(connection, info)
             for _ in range(rounds):
                 own.resume()
         except Exception as error:  # noqa: BLE001 - raised by the main thread
@@ -108,7 +108,7 @@ def _in_threads(runtimes: list[Runtime], rounds: int) -> None:
         finally:
             connection.close()
 
-    threads = [threading.Thread(target=drive, args=(runtime,)) for runtime in runtimes]
+    threads = [threading.Thread(target=drive, args=(runtime.info(),)) for runtime in runtimes]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -333,4 +333,6 @@ class TestContext:
         assert trace.callbacks == info.calls >= 40
         flags = trace.allocations_by_gfp(in_callback=True)
         assert flags
-        assert [name for name in flags if not name.startswith("GFP_ATOMIC")] == []
+        # Sanitizers allocate on their own account, and do not wait either.
+        others = [name for name in flags if not name.startswith("GFP_ATOMIC")]
+        assert all(sanitizers.present() and "__GFP_NORETRY" in name for name in others), others

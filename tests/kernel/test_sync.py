@@ -35,7 +35,8 @@ class Caller(threading.Thread):
 
     def __init__(self, runtime: Runtime, *args: Any) -> None:
         super().__init__(daemon=True)
-        self._runtime, self._args = runtime, args
+        # Asked here: the runtime's connection is not for two threads.
+        self._info, self._args = runtime.info(), args
         self.result: Any = None
         self.error: Exception | None = None
         self.start()
@@ -43,7 +44,7 @@ class Caller(threading.Thread):
     def run(self) -> None:
         connection = Lunatik.connect()
         try:
-            self.result = Runtime(connection, self._runtime.info()).resume(*self._args)
+            self.result = Runtime(connection, self._info).resume(*self._args)
         except Exception as error:  # noqa: BLE001 - the test looks at it
             self.error = error
         finally:
