@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
@@ -401,11 +402,15 @@ def test_large_packets_with_unfinished_checksums_are_rewritten(
         server, _ = listener.accept()
         with server:
             server.settimeout(30)
-            client.sendall(data)
+            # While somebody reads, because nobody promises room for all of it.
+            with ThreadPoolExecutor(1) as pool:
+                sent = pool.submit(client.sendall, data)
+                received = b""
+                while len(received) < len(data) and (part := server.recv(1 << 16)):
+                    received += part
+                sent.result()
             client.shutdown(socket.SHUT_WR)
-            received = b""
-            while part := server.recv(1 << 16):
-                received += part
+            assert server.recv(1) == b""
             server.sendall(b"done")
         assert client.recv(4) == b"done"
     assert received == data
