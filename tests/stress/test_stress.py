@@ -28,7 +28,7 @@ from netns import Topology, namespace
 
 pytestmark = pytest.mark.kernel
 
-SHORT_S, LONG_S = 6.0, 60.0
+SHORT_S, LONG_S = 10.0 if sanitizers.present() else 6.0, 60.0
 GRACE_S = 60.0
 # Far below one Lua state for each runtime created, far above what caches move by.
 SLACK_BYTES = 2 << 20
