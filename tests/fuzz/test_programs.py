@@ -13,7 +13,7 @@ from bridge.fuzz.vocabulary import Vocabulary
 from bridge.lunatik import Lunatik
 from bridge.testing import sanitizers
 
-SHORT, LONG = sanitizers.fewer(150), 2500
+SHORT, LONG = sanitizers.fewer(150, by=10), 2500
 PARTS = range(8)
 """Seeds; each is a test, so that none is silent for long."""
 

@@ -6,6 +6,8 @@ import random
 
 import pytest
 
+from bridge.testing import sanitizers
+
 pytestmark = pytest.mark.kernel
 
 WORK = """
@@ -22,6 +24,11 @@ function work(first, what) return works[what](first) end
 TLS12, TLS13 = "TLSv1_2", "TLSv1_3"
 HEADER, HANDSHAKE_HEADER = 5, 4
 LIES = b"a length reaches outside what it is in"
+
+
+def _thinned(cases: list[bytes]) -> list[bytes]:
+    """All of them, some where each takes several times as long."""
+    return cases[:: len(cases) // sanitizers.fewer(len(cases))]
 
 
 def _vector(width: int, content: bytes) -> bytes:
@@ -71,7 +78,7 @@ def test_the_fields_that_openssl_sends_are_read(lua, client_hello):
 @pytest.mark.parametrize("newest", [TLS12, TLS13])
 def test_every_truncation_is_refused_with_a_reason(lua, client_hello, newest):
     sent = client_hello("cut.example", ["h2", "http/1.1"], newest)
-    cut = [sent[:size] for size in range(len(sent))]
+    cut = _thinned([sent[:size] for size in range(len(sent))])
     work = lua(WORK)
     for how in ("sni", "hello"):
         assert set(map(tuple, work.each(cut, how))) == {(None, b"truncated ClientHello")}
@@ -96,16 +103,17 @@ def _without_extensions(body: bytes) -> int:
 def test_a_hello_shorter_than_its_contents_is_refused(lua, client_hello):
     body = client_hello("cut.example", ["h2"])[HEADER + HANDSHAKE_HEADER :]
     bare = _without_extensions(body)
-    cut = [
-        b"\x16\3\1" + _vector(2, b"\1" + _vector(3, body[:size])) for size in range(len(body))
-    ]
+
+    def record(size: int) -> bytes:
+        return b"\x16\3\1" + _vector(2, b"\1" + _vector(3, body[:size]))
+
+    cut = _thinned([record(size) for size in range(len(body)) if size != bare])
     work = lua(WORK)
     for how in ("sni", "partial", "hello"):
-        results = work.each(cut, how)
         # A ClientHello may end where its extensions would begin.
-        complete = results.pop(bare)
+        complete = work(record(bare), how)
         assert complete == [None, b"no server name"] or complete["version"] == 0x0303
-        assert results == [[None, LIES]] * len(results)
+        assert work.each(cut, how) == [[None, LIES]] * len(cut)
 
 
 def test_a_hello_over_several_records_is_refused(lua, client_hello):
