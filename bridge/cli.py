@@ -20,6 +20,7 @@ from bridge.errors import BridgeError
 VERBS: dict[str, tuple[str, str]] = {
     "demo": ("bridge.demo.command:demo", "Show a policy at work in a kernel, with proof."),
     "new": ("bridge.scaffold:new", "Write a policy to begin with, and its test."),
+    "check": ("bridge.check:check", "Lint policies, and load them in a kernel."),
     "run": ("bridge.runtimes:run", "Try a policy on a standard mix of traffic, with proof."),
     "list": ("bridge.runtimes:list_runtimes", "List the runtimes in the lab."),
     "stats": ("bridge.runtimes:stats", "Show what the hooks in the lab have counted."),

@@ -168,6 +168,17 @@ class Proved:
 
 
 @dataclass(frozen=True, slots=True)
+class Loaded:
+    """A policy, by its number in the job, was loaded and stopped; ``message`` says why not."""
+
+    number: int
+    hooks: int
+    memory_bytes: int
+    message: str | None
+    traceback: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """The guest half failed; the fields are those of the error of that ``name``."""
 
@@ -195,13 +206,15 @@ Event: TypeAlias = (
     | Life
     | Counters
     | Proved
+    | Loaded
     | Failure
     | End
 )
 _KINDS: dict[str, type[Any]] = {
     kind.__name__.lower(): kind
     for kind in (
-        Stage, Network, Policy, Phase, Packets, Switch, Life, Counters, Proved, Failure, End,
+        Stage, Network, Policy, Phase, Packets, Switch, Life, Counters, Proved, Loaded,
+        Failure, End,
     )
 }  # fmt: skip
 _NESTED: dict[tuple[str, str], type[Any]] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bridge.errors import PolicyError, UsageError
@@ -19,10 +19,11 @@ _BIG_CURE = "put parts of it below the Lua root and require them"
 
 @dataclass(frozen=True, slots=True)
 class PolicyFile:
-    """A policy's name, as its runtime is called, and its text."""
+    """A policy's name, as its runtime is called, its text, and the path of its file."""
 
     name: str
     source: str
+    path: Path = field(default=Path(), compare=False)
 
 
 def load(policy: str) -> PolicyFile:
@@ -36,7 +37,7 @@ def load(policy: str) -> PolicyFile:
         data = path.read_bytes()
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
-    return PolicyFile(path.stem[:NAME_MAX], checked(data, str(path)))
+    return PolicyFile(path.stem[:NAME_MAX], checked(data, str(path)), path)
 
 
 def _find(policy: str) -> Path:
@@ -52,10 +53,15 @@ def _find(policy: str) -> Path:
     if below.is_file():
         return below
     kind = "file" if is_path else "policy"
-    known = ", ".join(one.stem for one in sorted(LUA_ROOT.glob("*.lua")) if _is_policy(one))
     raise UsageError(
-        f"no {kind} {policy}", cure=f"give the path of a .lua file, or one of: {known}"
+        f"no {kind} {policy}",
+        cure=f"give the path of a .lua file, or one of: {', '.join(known())}",
     )
+
+
+def known() -> list[str]:
+    """Return the names of the policies below the Lua root."""
+    return [one.stem for one in sorted(LUA_ROOT.glob("*.lua")) if _is_policy(one)]
 
 
 def _is_policy(path: Path) -> bool:

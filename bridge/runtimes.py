@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.table import Table
 
-from bridge import policyfile, report
+from bridge import options, policyfile, report
 from bridge.errors import BridgeError, ModuleError, UsageError
 from bridge.events import Event
 from bridge.lab.progress import silent, to_stderr
 from bridge.outcome import judge_run
-from bridge.place import DEFAULT_LAB, INTERRUPTED, Place, command_in_lab, open_place
+from bridge.place import INTERRUPTED, Place, command_in_lab, open_place
 
 if TYPE_CHECKING:
     from bridge.lunatik import Lunatik
     from bridge.runtime_events import RuntimeEvent
 
 _LOOK_S = 3600.0  # at a time
-_TIMEOUT_S = 300.0
+_TIMEOUT_S = options.TIMEOUT_S
 _COLUMNS = (
     "id", "name", "kind", "state", "hooks", "callbacks", "errors", "bytes", "netns",
 )  # fmt: skip
@@ -36,23 +36,15 @@ _COUNTS = (
     "queued", "errors", "budget", "ns",
 )  # fmt: skip
 
-_native = click.option(
-    "--native", is_flag=True, help="Use this machine's own kernel (needs root)."
-)
-_lab = click.option(
-    "--lab", "lab_name", default=DEFAULT_LAB, show_default=True, help="Which lab that is up."
-)
-_json = click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
-
 
 @click.command()
-@click.argument("policy")
+@options.policy("policy")
 @click.option("--stay", is_flag=True, help="Keep it loaded after the mix, until Ctrl-C.")
-@_native
-@_lab
-@_json
+@options.native
+@options.lab
+@options.json_output
 @click.option("--timings", is_flag=True, help="Show where the time went.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress, no colours.")
+@options.quiet
 @click.option(
     "--timeout",
     "timeout_s",
@@ -130,9 +122,9 @@ def _follow(
 
 
 @click.command("list")
-@_native
-@_lab
-@_json
+@options.native
+@options.lab
+@options.json_output
 def list_runtimes(*, native: bool, lab_name: str, as_json: bool) -> None:
     r"""List the runtimes in the lab that is up.
 
@@ -225,9 +217,9 @@ def _show(columns: Sequence[str], rows: list[dict[str, Any]]) -> None:
 
 
 @click.command()
-@_native
-@_lab
-@_json
+@options.native
+@options.lab
+@options.json_output
 def stats(*, native: bool, lab_name: str, as_json: bool) -> None:
     r"""Show what the hooks of all runtimes have counted, in the lab that is up.
 
@@ -276,9 +268,9 @@ def _counts(row: dict[str, Any]) -> dict[str, Any]:
     metavar="SECONDS",
     help="End after this long; otherwise Ctrl-C does.",
 )
-@_native
-@_lab
-@_json
+@options.native
+@options.lab
+@options.json_output
 def events(*, timeout_s: float | None, native: bool, lab_name: str, as_json: bool) -> None:
     r"""Tell what happens to all runtimes in the lab that is up, as it happens.
 
@@ -321,8 +313,8 @@ def _as_object(event: RuntimeEvent) -> dict[str, Any]:
 @click.command()
 @click.argument("ids", metavar="[ID]...", nargs=-1, type=click.IntRange(min=0))
 @click.option("--all", "every", is_flag=True, help="Stop every runtime.")
-@_native
-@_lab
+@options.native
+@options.lab
 def stop(ids: tuple[int, ...], *, every: bool, native: bool, lab_name: str) -> None:
     r"""Stop runtimes in the lab that is up, by their numbers.
 
