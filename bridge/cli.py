@@ -10,11 +10,15 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from bridge import __version__
 from bridge.errors import BridgeError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 # Verb, module and attribute that hold its click command, one line for --help.
 VERBS: dict[str, tuple[str, str]] = {
@@ -27,6 +31,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "events": ("bridge.runtimes:events", "Tell what happens to the runtimes in the lab."),
     "stop": ("bridge.runtimes:stop", "Stop runtimes in the lab."),
     "lab": ("bridge.lab.commands:lab", "Run throw-away virtual machines and commands in them."),
+    "completion": ("bridge.completion:completion", "Print what makes a shell complete verbs."),
     "doctor": ("bridge.maintenance:doctor", "Try everything the bridge needs of this machine."),
     "clean": ("bridge.maintenance:clean", "Remove what killed runs left behind."),
 }
@@ -48,6 +53,17 @@ class LazyGroup(click.Group):
         # Raw docstrings spell in two characters what keeps click from wrapping examples.
         command.help = (command.help or "").replace("\\b\n", "\b\n")
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return verbs and options that begin so, without importing the verbs."""
+        from click.shell_completion import CompletionItem  # noqa: PLC0415 (only for shells)
+
+        verbs = [
+            CompletionItem(verb, help=text)
+            for verb, (_, text) in VERBS.items()
+            if verb.startswith(incomplete)
+        ]
+        return verbs + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the verbs for --help without importing them."""
