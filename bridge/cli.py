@@ -29,6 +29,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "list": ("bridge.runtimes:list_runtimes", "List the runtimes in the lab."),
     "stats": ("bridge.runtimes:stats", "Show what the hooks in the lab have counted."),
     "events": ("bridge.runtimes:events", "Tell what happens to the runtimes in the lab."),
+    "resume": ("bridge.resume:resume", "Give a runtime in the lab new data."),
     "stop": ("bridge.runtimes:stop", "Stop runtimes in the lab."),
     "lab": ("bridge.lab.commands:lab", "Run throw-away virtual machines and commands in them."),
     "completion": ("bridge.completion:completion", "Print what makes a shell complete verbs."),

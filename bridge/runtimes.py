@@ -149,7 +149,7 @@ def list_runtimes(*, native: bool, lab_name: str, as_json: bool) -> None:
 
 
 @contextmanager
-def _module_here() -> Iterator[Lunatik | None]:
+def module_here() -> Iterator[Lunatik | None]:
     """Yield the module of this machine's kernel, or None where none is loaded."""
     from bridge.lunatik import Lunatik  # noqa: PLC0415 (slow to import)
 
@@ -165,7 +165,7 @@ def _module_here() -> Iterator[Lunatik | None]:
 
 
 def _runtimes_here() -> list[dict[str, Any]]:
-    with _module_here() as lunatik:
+    with module_here() as lunatik:
         return (
             []
             if lunatik is None
@@ -181,11 +181,11 @@ def _runtimes_here() -> list[dict[str, Any]]:
 
 
 def _runtimes_in_lab(lab_name: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = json.loads(_in_lab(lab_name, ["list", "--native", "--json"]))
+    rows: list[dict[str, Any]] = json.loads(in_lab(lab_name, ["list", "--native", "--json"]))
     return rows
 
 
-def _in_lab(
+def in_lab(
     lab_name: str, argv: list[str], on_stdout: Callable[[bytes], None] | None = None
 ) -> str:
     """Run one of these verbs in the lab that is up; return its standard output.
@@ -232,7 +232,7 @@ def stats(*, native: bool, lab_name: str, as_json: bool) -> None:
     Example:
       lunabridge stats --json | jq 'map(.dropped) | add'
     """
-    rows = _hooks_here() if native else json.loads(_in_lab(lab_name, _STATS))
+    rows = _hooks_here() if native else json.loads(in_lab(lab_name, _STATS))
     if as_json:
         click.echo(json.dumps(rows))
     elif not rows:
@@ -245,7 +245,7 @@ _STATS = ["stats", "--native", "--json"]
 
 
 def _hooks_here() -> list[dict[str, Any]]:
-    with _module_here() as lunatik:
+    with module_here() as lunatik:
         return [] if lunatik is None else [asdict(hook) for hook in lunatik.hooks()]
 
 
@@ -286,7 +286,7 @@ def events(*, timeout_s: float | None, native: bool, lab_name: str, as_json: boo
     else:
         argv = ["events", "--native", *(["--json"] if as_json else [])]
         argv += [] if timeout_s is None else ["--timeout", str(timeout_s)]
-        _in_lab(lab_name, argv, on_stdout=_pass_on)
+        in_lab(lab_name, argv, on_stdout=_pass_on)
 
 
 def _pass_on(data: bytes) -> None:
@@ -295,7 +295,7 @@ def _pass_on(data: bytes) -> None:
 
 
 def _events_here(timeout_s: float | None, *, as_json: bool) -> None:
-    with _module_here() as lunatik:
+    with module_here() as lunatik:
         if lunatik is None:
             raise BridgeError("the kernel module lunatik is not loaded, so there is no runtime")
         end = time.monotonic() + (timeout_s or math.inf)
@@ -332,7 +332,7 @@ def stop(ids: tuple[int, ...], *, every: bool, native: bool, lab_name: str) -> N
         _stop_here(ids, every=every)
     else:
         numbers = [str(one) for one in ids]
-        _in_lab(lab_name, ["stop", "--native", *(["--all"] if every else numbers)])
+        in_lab(lab_name, ["stop", "--native", *(["--all"] if every else numbers)])
 
 
 def _stop_here(ids: tuple[int, ...], *, every: bool) -> None:
