@@ -179,6 +179,25 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True)
+class Judged:
+    """What became of one packet, by its number in the job.
+
+    ``verdict`` is that of bridge.traffic, or one of bridge.judging; ``sent``, ``arrived``
+    and ``answers`` are summaries, ``error`` is that of a callback which failed for it.
+    """
+
+    number: int
+    verdict: str
+    seen_by_policy: bool
+    sent: str
+    arrived: str | None
+    diff: tuple[str, ...]
+    answers: tuple[str, ...]
+    last_seen: str
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """The guest half failed; the fields are those of the error of that ``name``."""
 
@@ -207,6 +226,7 @@ Event: TypeAlias = (
     | Counters
     | Proved
     | Loaded
+    | Judged
     | Failure
     | End
 )
@@ -214,7 +234,7 @@ _KINDS: dict[str, type[Any]] = {
     kind.__name__.lower(): kind
     for kind in (
         Stage, Network, Policy, Phase, Packets, Switch, Life, Counters, Proved, Loaded,
-        Failure, End,
+        Judged, Failure, End,
     )
 }  # fmt: skip
 _NESTED: dict[tuple[str, str], type[Any]] = {

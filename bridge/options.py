@@ -42,6 +42,16 @@ lab = click.option(
 )
 json_output = click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
 quiet = click.option("-q", "--quiet", is_flag=True, help="No progress, no colours.")
+resumes = click.option(
+    "--resume",
+    "resumes",
+    multiple=True,
+    metavar="'ARG...'",
+    help="Resume the policy with these first, as lunabridge resume does; may be repeated.",
+)
+policy_option = click.option(
+    "--policy", required=True, shell_complete=complete_policy, help="A .lua file, or a name."
+)
 timeout = click.option(
     "--timeout",
     "timeout_s",

@@ -10,7 +10,7 @@ import pytest
 
 from bridge import cli
 from bridge.errors import UsageError
-from bridge.resume import values
+from bridge.words import values
 
 kernel = pytest.mark.kernel
 Output = pytest.CaptureFixture[str]
