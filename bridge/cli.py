@@ -26,6 +26,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "new": ("bridge.scaffold:new", "Write a policy to begin with, and its test."),
     "check": ("bridge.check:check", "Lint policies, and load them in a kernel."),
     "run": ("bridge.runtimes:run", "Try a policy on a standard mix of traffic, with proof."),
+    "send": ("bridge.send:send", "Send one packet through a policy."),
     "replay": ("bridge.replay:replay", "Tell what a policy does with captured packets."),
     "list": ("bridge.runtimes:list_runtimes", "List the runtimes in the lab."),
     "stats": ("bridge.runtimes:stats", "Show what the hooks in the lab have counted."),

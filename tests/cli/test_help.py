@@ -32,9 +32,10 @@ def test_the_help_begins_with_what_the_verb_is_for(
 def test_each_example_stands_on_a_line_of_its_own_and_can_be_parsed(
     verb: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    examples = re.findall(rf"^ +(?:.*\()?lunabridge {verb}\b(.*)$", shown(verb, capsys), re.M)
+    text = shown(verb, capsys).replace("\\\n", " ")
+    examples = re.findall(rf"^ +(?:.*\()?lunabridge {verb}\b(.*)$", text, re.M)
     assert examples
     command = cli.cli.get_command(click.Context(cli.cli), verb)  # type: ignore[attr-defined]
     for example in examples:
-        words = shlex.split(re.split(r"[|>&)]", example)[0])
+        words = shlex.split(re.split(r" (?:&&|[|>]) |\)\"", example)[0])
         command.make_context(verb, words).close()
