@@ -28,6 +28,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "run": ("bridge.runtimes:run", "Try a policy on a standard mix of traffic, with proof."),
     "send": ("bridge.send:send", "Send one packet through a policy."),
     "replay": ("bridge.replay:replay", "Tell what a policy does with captured packets."),
+    "repl": ("bridge.repl:repl", "Type Lua, and have it run in the kernel."),
     "list": ("bridge.runtimes:list_runtimes", "List the runtimes in the lab."),
     "stats": ("bridge.runtimes:stats", "Show what the hooks in the lab have counted."),
     "events": ("bridge.runtimes:events", "Tell what happens to the runtimes in the lab."),

@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -31,6 +31,8 @@ from bridge.events import Event, Failure, Stage, from_json
 from bridge.parts import PROJECT
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from bridge.lab import Lab, Session
 
 Progress = Callable[[str], None]
@@ -67,6 +69,9 @@ class Place(Protocol):
 
         Raises the error it ended with, LabTimeout, GuestCrashed.
         """
+
+    def converse(self, module: str) -> AbstractContextManager[Conversation]:
+        """Run a guest half that answers what it is asked, until the block ends."""
 
 
 @contextmanager
@@ -120,6 +125,58 @@ def command_in_lab(
             ["python3", "-m", "bridge.cli", *argv], timeout_s=timeout_s, on_stdout=on_stdout
         )
     return done.returncode, done.stdout, done.stderr
+
+
+class Conversation:
+    """A guest half that answers each line of its input with a line, both JSON objects."""
+
+    def __init__(self, half: _Half) -> None:
+        self._half = half
+        self._rest = b""
+
+    def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the answer to a request.
+
+        Ctrl-C interrupts what the other side does for it; a second one raises
+        KeyboardInterrupt. Raises the error the other side ended with, GuestCrashed.
+        """
+        from bridge.lab.passthrough import caught_signals  # noqa: PLC0415 (only where needed)
+
+        self._half.write(json.dumps(request).encode() + b"\n")
+        with caught_signals(*_INTERRUPTS) as signals:
+            interrupted = False
+            while (line := self._line()) is None:
+                if self._half.pump(_SLICE_S, signals):
+                    if signal.SIGTERM in os.read(signals, 64) or interrupted:
+                        raise KeyboardInterrupt
+                    interrupted = True
+                    self._half.signal(signal.SIGINT)
+        answer: dict[str, Any] = json.loads(line)
+        if answer.get("event") == "failure":
+            failed = from_json(answer)
+            assert isinstance(failed, Failure)
+            raise _error(failed)
+        return answer
+
+    def _line(self) -> bytes | None:
+        ended = self._half.status() is not None
+        self._rest += self._half.take()
+        line, end, rest = self._rest.partition(b"\n")
+        if end:
+            self._rest = rest
+            return line
+        if ended:
+            complaint = self._half.complaint()[-_COMPLAINT_BYTES:]
+            raise BridgeError(f"it ended with status {self._half.status()}\n{complaint}")
+        return None
+
+    def close(self) -> None:
+        """Let the other side end, which is when it has taken down what it built."""
+        self._half.end_input()
+        end = time.monotonic() + _GRACE_S
+        while self._half.status() is None and time.monotonic() < end:
+            self._half.pump(_SLICE_S, None)
+            self._half.take()
 
 
 class _Build:
@@ -189,6 +246,15 @@ class LabPlace:
             gentle = self._reused or finish
             yield from _events(_LabHalf(session), self, timeout_s, gentle=gentle)
 
+    @contextmanager
+    def converse(self, module: str) -> Iterator[Conversation]:
+        """Run a guest half in the lab that answers; see Place."""
+        with self._lab.popen(["python3", "-m", module]) as session:
+            half = _LabHalf(session)
+            half.write(b"{}\n")
+            with closing(Conversation(half)) as conversation:
+                yield conversation
+
 
 class NativePlace:
     """The kernel of this machine; needs root, and a module built for it."""
@@ -227,18 +293,33 @@ class NativePlace:
         finish: bool = False,
     ) -> Iterator[Event]:
         """Run a guest half here; see Place."""
+        with self._started(module) as half:
+            half.write(json.dumps({**job, **self._job()}).encode())
+            half.end_input()
+            yield from _events(half, self, timeout_s)
+
+    @contextmanager
+    def converse(self, module: str) -> Iterator[Conversation]:
+        """Run a guest half here that answers; see Place."""
+        with self._started(module) as half:
+            half.write(json.dumps(self._job()).encode() + b"\n")
+            with closing(Conversation(half)) as conversation:
+                yield conversation
+
+    def _job(self) -> dict[str, str | None]:
+        return {"module": str(self._module) if self._module else None}
+
+    @staticmethod
+    @contextmanager
+    def _started(module: str) -> Iterator[_NativeHalf]:
         pipe = subprocess.PIPE
         argv = [sys.executable, "-m", module]
         # Its own session: a terminal's Ctrl-C must not reach it twice.
         with subprocess.Popen(
             argv, stdin=pipe, stdout=pipe, stderr=pipe, cwd=PROJECT, start_new_session=True
         ) as process:
-            assert process.stdin is not None
-            filled = {**job, "module": str(self._module) if self._module else None}
-            process.stdin.write(json.dumps(filled).encode())
-            process.stdin.close()
             try:
-                yield from _events(_NativeHalf(process), self, timeout_s)
+                yield _NativeHalf(process)
             finally:
                 process.kill()
 
@@ -246,8 +327,14 @@ class NativePlace:
 class _Half(Protocol):
     """A guest half that runs."""
 
-    def pump(self, timeout_s: float, watch: int) -> bool:
-        """Wait for output; return whether ``watch`` became readable."""
+    def write(self, data: bytes) -> None:
+        """Give it input."""
+
+    def end_input(self) -> None:
+        """Let it see the end of its input."""
+
+    def pump(self, timeout_s: float, watch: int | None) -> bool:
+        """Wait for output; return whether ``watch``, if any, became readable."""
 
     def take(self) -> bytes:
         """Return the output since the last call."""
@@ -268,8 +355,14 @@ class _LabHalf:
         self._out = bytearray()
         session.on_stdout = self._out.extend
 
-    def pump(self, timeout_s: float, watch: int) -> bool:
-        return watch in self._session.pump(timeout_s, [watch])
+    def write(self, data: bytes) -> None:
+        self._session.write(data)
+
+    def end_input(self) -> None:
+        self._session.close_stdin()
+
+    def pump(self, timeout_s: float, watch: int | None) -> bool:
+        return watch in self._session.pump(timeout_s, [] if watch is None else [watch])
 
     def take(self) -> bytes:
         data = bytes(self._out)
@@ -298,8 +391,20 @@ class _NativeHalf:
         self._out, self._err = self._buffers.values()
         self._open = set(self._buffers)
 
-    def pump(self, timeout_s: float, watch: int) -> bool:
-        ready, _, _ = select.select([watch, *self._open], [], [], timeout_s)
+    def write(self, data: bytes) -> None:
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # it has ended, and its status says why
+            self._process.stdin.write(data)
+            self._process.stdin.flush()
+
+    def end_input(self) -> None:
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
+
+    def pump(self, timeout_s: float, watch: int | None) -> bool:
+        watched = [] if watch is None else [watch]
+        ready, _, _ = select.select([*watched, *self._open], [], [], timeout_s)
         for descriptor in self._open & set(ready):
             data = os.read(descriptor, 1 << 16)
             self._buffers[descriptor] += data
