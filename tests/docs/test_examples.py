@@ -1,9 +1,9 @@
 """Every block of Lua in docs/ runs in a kernel.
 
 The words after ```lua say how: none, as the body of a sleepable runtime; ``atomic``, of
-a non-sleepable one; ``callback`` and libraries to require, as a callback at LOCAL_OUT;
-``file=NAME``, below the Lua root, for the other blocks of the page. A packet is sent
-afterwards. Nothing may fail.
+a non-sleepable one; ``forwarding``, of one whose hooks no packet meets here; ``callback``
+and libraries to require, as a callback at LOCAL_OUT; ``file=NAME``, below the Lua root,
+for the other blocks of the page. A packet is sent afterwards. Nothing may fail.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def run(block: Block, root: Path, send) -> None:
     match block.words:
         case ():
             pass
-        case ("atomic",):
+        case ("atomic",) | ("forwarding",):
             sleep = False
         case ("callback", *libraries):
             required = "\n".join(f'local {name} = require "{name}"' for name in libraries)
@@ -84,7 +84,7 @@ def run(block: Block, root: Path, send) -> None:
         send()
         info = runtime.info()
         assert info.errors == 0, info.last_error
-        assert sleep or info.calls >= info.hooks
+        assert sleep or info.calls >= info.hooks or block.words == ("forwarding",)
         assert "callback" not in block.words or info.calls
 
 
