@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bridge.errors import BridgeError, PolicyError
+from bridge.testing import artefacts
 from bridge.testing.expectation import ExchangeExpectation, Expectation
 from bridge.testing.keeper import ModuleKeeper
 
@@ -151,12 +152,21 @@ def policy(
 
 
 @pytest.fixture
-def traffic(topology: Topology) -> Iterator[Traffic]:
-    """Sends packets between the hosts, watched on every link; see bridge.traffic."""
+def traffic(
+    topology: Topology, request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[Traffic]:
+    """Sends packets between the hosts, watched on every link; see bridge.traffic.
+
+    A test that fails leaves all packets as a pcapng, with what became of them.
+    """
     from bridge.traffic import Traffic  # noqa: PLC0415
 
     with Traffic(topology) as running:
         yield running
+        if artefacts.has_failed(request.node):
+            path = tmp_path / "links.pcapng"
+            running.save(path)
+            artefacts.keep(request.node, "packets", path)
 
 
 class Sender:

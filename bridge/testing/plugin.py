@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bridge.testing import artefacts
+
 if TYPE_CHECKING:
     from collections.abc import Generator
 
@@ -116,9 +118,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pluggy.Result[pytest.TestReport], None]:
-    """Turn a skip into a failure where that was asked for."""
+    """Turn a skip into a failure where that was asked for, and remember failures."""
     outcome = yield
-    fail_on_skip(item.config, outcome.get_result())
+    artefacts.note(item, fail_on_skip(item.config, outcome.get_result()))
 
 
 def fail_on_skip(config: pytest.Config, report: pytest.TestReport) -> pytest.TestReport:

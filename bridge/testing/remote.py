@@ -27,6 +27,7 @@ from bridge import module
 from bridge.errors import BridgeError, GuestCrashed, LabError, LabTimeout, UsageError
 from bridge.lab import Lab, Options
 from bridge.lab.kernels import DEFAULT_KERNEL, SANITIZER, options_for
+from bridge.testing import artefacts
 from bridge.testing.leftout import LeftOut
 from bridge.testing.plugin import fail_on_skip
 from bridge.testing.repository import Repository
@@ -151,6 +152,7 @@ class Remote:
     """The plugin that runs kernel tests in labs."""
 
     def __init__(self, config: pytest.Config) -> None:
+        self._config = config
         self._timeout_s = float(config.getini("lunabridge_timeout_s"))
         self._kernel: str = (
             config.getoption("--kernel") or config.getini("lunabridge_kernel") or DEFAULT_KERNEL
@@ -254,6 +256,7 @@ class Remote:
             case "uncollected":
                 group.obstacle = _obstacle(event["nodeid"], event["text"])
             case "report":
+                artefacts.fetch(event["report"], guest.lab.get, self._new_directory)
                 self._outcomes[event["nodeid"]].reports.append(event["report"])
             case "finish":
                 self._finish(group, event["nodeid"])
@@ -261,6 +264,11 @@ class Remote:
                 self._end(slot, guest, group, spent=event["spent"])
             case "leaks":
                 self._judge_leaks(slot, group, event["reports"])
+
+    def _new_directory(self, name: str) -> Path:
+        """Return a new directory where pytest keeps those of its last few runs."""
+        made: Path = self._config._tmp_path_factory.mktemp(name)  # type: ignore[attr-defined]
+        return made
 
     def _finish(self, group: Group, nodeid: str) -> None:
         """Note that a test has run; the last is over when the guest's session is."""

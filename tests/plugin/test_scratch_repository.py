@@ -111,6 +111,8 @@ def test_a_newcomers_first_run_says_what_is_wrong_in_its_first_line(run: Run, tm
             "tests/test_policy.py:14: AssertionError",
             "*Captured stdout setup*",
             "asking at port 5454",
+            "*Captured artefacts teardown*",
+            "packets: /*/links.pcapng",
             "*PASSES*",
             "*Captured stdout call*",
             "asking for a.example",
@@ -121,7 +123,13 @@ def test_a_newcomers_first_run_says_what_is_wrong_in_its_first_line(run: Run, tm
             "*1 failed, 2 passed in *",
         ]
     )
+    [line] = [line for line in printed.lines if line.startswith("packets: ")]
+    capture = Path(line.removeprefix("packets: ")).read_bytes()
+    assert b"router:eth0" in capture
+    assert b"#1 accepted" in capture
     suite = ET.parse(tmp_path / "results.xml").getroot()[0]
+    [name] = [one.get("value") for one in suite.iter("property")]
+    assert f"packets: {name}" == line
     assert (suite.get("tests"), suite.get("failures")) == ("3", "1")
     assert [case.get("name") for case in suite] == [
         "test_dns_is_dropped[a.example]", "test_dns_is_dropped[b.example]",
@@ -161,6 +169,14 @@ def test_mistake(policy, send, expect, script):
 
 def test_without_a_policy(send, expect):
     expect(send(dns_question("example.com"))).dropped()
+
+def test_policies_of_the_bridge_and_of_a_text(policy, send, expect):
+    policy("dns_block").resume("block", "bad.example")
+    sent = send([dns_question("bad.example"), dns_question("good.example")])
+    expect(sent).verdicts("dropped", "accepted")
+    text = open("elsewhere.lua").read()
+    assert policy("text", source=text, host="server").info().name == "text"
+    expect(send(dns_question("good.example"), observe="socket")).dropped()
 
 def test_counts(policy, send, expect):
     policy("policy.lua")
