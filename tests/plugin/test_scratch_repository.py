@@ -244,7 +244,7 @@ def _block(start: str) -> str:
 
 
 def test_the_page_about_testing_shows_what_happens(run: Run, tmp_path: Path):
-    policy = _block("lua atomic\n")
+    policy = _block("lua forwarding\n")
     _write(tmp_path, {"policy.lua": policy, "test_policy.py": _block("python\n")})
     run(status=0).fnmatch_lines(["*2 passed*"])
     _write(tmp_path, {"policy.lua": policy.replace("== 53", "== 54")})
