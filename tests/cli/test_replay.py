@@ -13,6 +13,7 @@ import pytest
 from bridge import cli, replay
 from bridge.events import End, Event, Judged
 
+stock_kernel = pytest.mark.stock_kernel("its IPv6 has no policy routing")
 Output = pytest.CaptureFixture[str]
 Write = Callable[..., str]
 
@@ -189,6 +190,7 @@ def verdicts(capsys: Output, *arguments: str, status: int = 0) -> list[dict[str,
 
 
 @pytest.mark.kernel
+@stock_kernel
 def test_packets_of_any_addresses_meet_the_policy(capture: str, capsys: Output) -> None:
     rows = verdicts(capsys, capture, "--policy", "drop_port")
     assert [row["verdict"] for row in rows] == [
@@ -203,6 +205,7 @@ def test_packets_of_any_addresses_meet_the_policy(capture: str, capsys: Output) 
 
 
 @pytest.mark.kernel
+@stock_kernel
 def test_a_policy_is_resumed_before_the_packets(capture: str, capsys: Output) -> None:
     dns = ["--policy", "dns_block"]
     assert verdicts(capsys, capture, *dns)[0]["verdict"] == "accepted"
@@ -214,6 +217,7 @@ def test_a_policy_is_resumed_before_the_packets(capture: str, capsys: Output) ->
 
 
 @pytest.mark.kernel
+@stock_kernel
 def test_what_the_policy_changes_rejects_and_fails_on_is_told(
     capture: str, hook: Write, capsys: Output
 ) -> None:
@@ -234,6 +238,7 @@ def test_what_the_policy_changes_rejects_and_fails_on_is_told(
 
 
 @pytest.mark.kernel
+@stock_kernel
 def test_connections_are_followed_through_both_directions(
     hook: Write, tmp_path: Path, capsys: Output
 ) -> None:
@@ -262,6 +267,7 @@ def test_connections_are_followed_through_both_directions(
 
 
 @pytest.mark.kernel
+@stock_kernel
 def test_a_capture_of_real_traffic_is_replayed(
     traffic: Any, tmp_path: Path, capsys: Output
 ) -> None:
@@ -275,6 +281,7 @@ def test_a_capture_of_real_traffic_is_replayed(
 
 
 @pytest.mark.kernel
+@stock_kernel
 def test_a_policy_without_hooks_and_one_that_does_not_load_are_refused(
     capture: str, capsys: Output
 ) -> None:

@@ -12,6 +12,7 @@ from bridge import cli
 from bridge.errors import UsageError
 from bridge.expression import parse
 
+stock_kernel = pytest.mark.stock_kernel("its IPv6 has no policy routing")
 Output = pytest.CaptureFixture[str]
 Write = Callable[..., str]
 
@@ -120,6 +121,7 @@ def told(capsys: Output, *arguments: str, status: int = 0) -> dict[str, Any]:
 
 
 @pytest.mark.kernel
+@stock_kernel
 def test_the_first_line_has_the_verdict(capsys: Output) -> None:
     for packet, verdict in (
         ("IP()/UDP(dport=53)", "dropped"),
@@ -131,6 +133,7 @@ def test_the_first_line_has_the_verdict(capsys: Output) -> None:
 
 
 @pytest.mark.kernel
+@stock_kernel
 def test_what_was_changed_and_answered_is_shown(hook: Write, capsys: Output) -> None:
     policy = hook("skb:ttl(7) skb:dport(81) return nf.action.ACCEPT")
     assert native("IP()/UDP(dport=80)", "--policy", policy) == 0
@@ -145,6 +148,7 @@ def test_what_was_changed_and_answered_is_shown(hook: Write, capsys: Output) -> 
 
 
 @pytest.mark.kernel
+@stock_kernel
 def test_a_failing_callback_is_named_with_its_line(hook: Write, capsys: Output) -> None:
     policy = hook("error('no idea')", extra="onerror = 'drop',")
     assert native("IP()/UDP()", "--policy", policy) == 1
@@ -156,6 +160,7 @@ def test_a_failing_callback_is_named_with_its_line(hook: Write, capsys: Output) 
 
 
 @pytest.mark.kernel
+@stock_kernel
 def test_an_unexpected_verdict_exits_with_1(capsys: Output) -> None:
     packet = ["IP()/UDP(dport=53)", "--policy", "drop_port", "--expect"]
     assert native(*packet, "dropped") == 0
@@ -164,12 +169,14 @@ def test_an_unexpected_verdict_exits_with_1(capsys: Output) -> None:
 
 
 @pytest.mark.kernel
+@stock_kernel
 def test_what_linux_does_not_forward_is_not_the_policys_doing(capsys: Output) -> None:
     outcome = told(capsys, "IP(dst='127.0.0.1')/UDP()", "--policy", "accept")
     assert (outcome["verdict"], outcome["seen_by_policy"]) == ("not forwarded", False)
 
 
 @pytest.mark.kernel
+@stock_kernel
 def test_a_policy_is_resumed_before_the_packet(capsys: Output) -> None:
     packet = ['dns_question("a.bad.example")', "--policy", "dns_block"]
     assert told(capsys, *packet)["verdict"] == "accepted"
