@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +18,18 @@ if TYPE_CHECKING:
 pytest_plugins = ["pytester"]
 
 Policy = Callable[..., "Runtime"]
+
+# Directories whose tests are of programs in user space.
+TOOLS = {"cli", "cases"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave the tests of tools to the stock kernels: they start many slow programs."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here) and item.path.relative_to(here).parts[0] in TOOLS:
+            item.add_marker(pytest.mark.stock_kernel("the tool it tests is in user space"))
 
 
 @pytest.fixture(scope="session")
